@@ -160,11 +160,11 @@ class StudentTrainer(Trainer):
                     label_tape, pseudo, own, v, factor, step.unlabeled * step.replicas
                 )
 
-            return linear(along, labeled, self.labeled_scale, self.optimizer)
+            return linear(along, self._moved(labeled), self.labeled_scale, self.optimizer)
 
         # h = η_S ⟨∇L_l(θ_S'), ∇L_u(θ_S)⟩ (eq. 12), or another estimate of L_l(θ_S) − L_l(θ_S')
         h = estimator.estimate(
-            Measurements(pseudo, old, new, labeled, unlabeled, factor, per_label)
+            Measurements(pseudo, old, new, labeled, self._moved(unlabeled), factor, per_label)
         )
         return self._centered(h, pseudo, unlabeled, step)
 
@@ -278,6 +278,15 @@ class StudentTrainer(Trainer):
         return (
             tf.reduce_mean(cross_entropy(targets, adjusted(logits, self.adjustment))) / step.shares
         )
+
+    def _moved(self, gradients: Gradients) -> Gradients:
+        """Returns gradients times the factors of the student's step just made, layer by layer.
+
+        The step is −η_S f ∇L_u with one factor f for each variable. So h has f, too.
+        """
+        if not self.layer_rates:
+            return gradients
+        return self.layer_rates.scaled(gradients, self.optimizer.iterations)
 
     def _move_student(self, unlabeled: Gradients) -> tf.Tensor | None:
         """Moves the student and its average along ∇L_u(θ_S).

@@ -257,6 +257,8 @@ def build_trainer(
         if begin:
             initial.start(network, begin, trained, spec.label_names)
             fixres.freeze_blocks(network, section.get("frozen_blocks", 0))
+            if section.get("frozen_batch_norm"):
+                fixres.freeze_batch_norm(network)
         return network
 
     model = build(spec.architecture, seed)
@@ -272,6 +274,8 @@ def build_trainer(
     trainer = method.build(
         section, Parts(model, by_name, build, teacher, seed, spec.num_classes, adjustment)
     )
+    if begin:
+        trainer.set_layer_rates(section.get("layer_decay", 1.0), section.get("head_steps", 0))
     if section.jit_compile:
         trainer.jit_compile = True
     if section.steps_per_execution > 1:

@@ -8,7 +8,9 @@ from typing import Any
 
 import tensorflow as tf
 
+from training import layer_rates
 from training.ema import ExponentialMovingAverage
+from training.layer_rates import LayerRates
 from training.losses import cross_entropy, one_hot
 from training.optimizers import learning_rate, loss_scale
 from training.rematerialization import training_pass
@@ -23,6 +25,7 @@ class Trainer(tf.keras.Model):
       ema: the classifier's averaged weights: `with trainer.ema.swapped(): trainer.evaluate(...)`.
         The subclass updates it.
       logged: metrics by name, updated by the subclass's `train_step`.
+      layer_rates: factors of the classifier's steps, or None; see `set_layer_rates`.
       examples: number of examples evaluated.
 
     Args:
@@ -55,6 +58,21 @@ class Trainer(tf.keras.Model):
         norms = ("gradient_norm", "parameter_norm", "update_norm")
         self.logged = {name: tf.keras.metrics.Mean(name) for name in (*logged, *norms)}
         self.examples = tf.keras.metrics.Sum("examples")
+        self.layer_rates: LayerRates | None = None
+
+    def set_layer_rates(self, decay: float = 1.0, head_steps: int = 0) -> None:
+        """Makes the steps of deeper layers smaller, and the classifier learn alone at first.
+
+        Call before the first step. A checkpoint does not hold these settings.
+
+        Args:
+          decay: factor of the learning rate from one block to the block below it, in (0, 1].
+          head_steps: number of first steps in which only the classifier moves.
+
+        Raises:
+          InputError: decay is below 1, and the model has no blocks; see `training.layer_rates`.
+        """
+        self.layer_rates = layer_rates.find(self.model, decay, head_steps)
 
     def compile(
         self,
@@ -200,6 +218,9 @@ class Trainer(tf.keras.Model):
         """
         before = [v.read_value() for v in self.model.trainable_variables]
         yield
+        if self.layer_rates:
+            step = self.optimizer.iterations
+            self.layer_rates.shorten(self.model.trainable_variables, before, step)
         self.log_finite("gradient_norm", gradient_norm, self.optimizer)
         self.logged["parameter_norm"].update_state(tf.linalg.global_norm(before))
         self.logged["update_norm"].update_state(

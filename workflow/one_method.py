@@ -21,11 +21,17 @@ from cli.json_files import read_json
 from data import fingerprint, prepare, sources
 from training import dry_run as dry_runs
 from training.method import IMAGES, NO_IMAGES
-from workflow import by_device, cost, iterations, loop, planner, settings, train
+from workflow import by_device, cost, iterations, loop, loop_results, planner, settings, train
 from workflow.settings import of_recipe
 from workflow.stages import Stage, check_baseline, sections_read, validated
 
-SUMMARY = {"models": dict, "seconds": loop.SECONDS, "export": str, "figure": str, "report": str}
+SUMMARY = {
+    "models": dict,
+    "seconds": loop_results.SECONDS,
+    "export": str,
+    "figure": str,
+    "report": str,
+}
 """Schema of `summary.json`."""
 DEVICES = ("strategy", "cpu_devices", "tpu")
 """Flags of a stage that choose its devices."""
@@ -368,14 +374,16 @@ def summarize(workdir: Path) -> dict[str, Any]:
         "export": exported["export"],
         "figure": evaluated["figures"]["summary"],
         "report": evaluated["report"],
-        "seconds": read_json(workdir / "seconds.json", loop.SECONDS),
+        "seconds": read_json(workdir / "seconds.json", loop_results.SECONDS),
     }
 
 
 def table(summary: Mapping[str, Any]) -> str:
     """Returns a line for each stage: its numbers, where it made a model, and its seconds."""
     models = dict(summary["models"])
-    return loop.table_of({**models, "finetune": models.get("finetuned")}, summary["seconds"])
+    return loop_results.table_of(
+        {**models, "finetune": models.get("finetuned")}, summary["seconds"]
+    )
 
 
 def _done(directory: Path, summary: Mapping[str, Any]) -> str:

@@ -58,6 +58,7 @@ def _work(training: Planned) -> float | None:
 COSTLY = (
     *("method", "batch_size", "unlabeled_ratio", "labeled", "online", "feedback", "frozen_blocks"),
     *("accumulation", "precision", "rematerialize", "jit_compile"),
+    *("frozen_batch_norm", "layer_decay", "head_steps"),
 )
 """Settings of a training that change how long a step takes."""
 
@@ -213,7 +214,7 @@ def table(config: ConfigDict, stages: Sequence[Stage], counts: dict[str, Any]) -
         )
     if choice.basis(config, counts.get("validation", 0)) == choice.CROSS_FITTING:
         again = config.crossfit.folds * sum(
-            needed or 0.0 for name, needed in found.items() if name not in ENDING
+            needed or 0.0 for name, needed in found.items() if name not in (*ENDING, "labels")
         )
         total += again
         lines.insert(

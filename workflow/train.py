@@ -28,6 +28,7 @@ from training import resolve as resolving
 from training.initial import Initial
 from training.method import IMAGES, PSEUDO_LABELED, TEACHER, Method, set_model
 from training.run import Devices, Inputs, says_done, train
+from training.settings import needing_weights
 from weights import pretrained
 from workflow import methods
 from workflow.settings import check_section
@@ -126,10 +127,10 @@ def _kept_network(method: Method, values: Mapping[str, Any]) -> Mapping[str, Any
 
 def _check(method: Method, section: str, values: dict[str, Any], init: bool) -> str | None:
     """Returns the method's warning about the resolved section, or None. Raises InputError."""
-    if values.get("frozen_blocks") and not init:
+    for name in [] if init else needing_weights(values):
         raise InputError(
-            f"{section}.frozen_blocks={values['frozen_blocks']} needs --init: random weights must"
-            " not be frozen"
+            f"{section}.{name}={values[name]} needs --init: it is for a training that starts from"
+            " weights"
         )
     try:
         for name in schedules.of_section(values, 1.0):

@@ -15,7 +15,7 @@ from data.protos import make_label
 from data.records import RECORD_OVERHEAD
 from tests.data.recipes import save
 from training import dry_run, gpus
-from workflow import cost, loop, measure, times
+from workflow import cost, labels, loop, measure, times
 from workflow import dry_run as plans
 from workflow.measure import Rates
 
@@ -343,3 +343,18 @@ def test_a_dry_run_tells_all_of_it_and_writes_nothing(photos, tmp_path, monkeypa
 )
 def test_durations(seconds, text):
     assert times.duration(seconds) == text
+
+
+def test_the_plan_has_the_answers_of_the_last_student(photos, tmp_path):
+    """They are a stage of the run where the unlabelled images are files, and not too many."""
+    config, w = recipe(SMALL), tmp_path / "w"
+    stages = loop.plan(config, w, photos, "auto")
+    found = labels.foreseen(config, w, photos, stages, 6)
+    assert [stage.name for stage in found[-4:]] == ["student_2", "labels", "evaluate", "export"]
+    assert found[-3].directory == w / "predictions_3"
+    assert found[-3].arguments["teacher"] == w / "student_2"
+    assert [stage for stage in found if stage.name != "labels"] == stages
+    assert labels.foreseen(config, w, photos, stages, labels.MOST + 1) == stages
+    assert labels.foreseen(config, w, {"unlabeled": "tar:pool"}, stages, 6) == stages
+    digits = recipe("digits.py")
+    assert labels.foreseen(digits, w, {}, loop.plan(digits, w, {}, "auto"), 6)[-3].name != "labels"
