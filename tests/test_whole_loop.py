@@ -16,7 +16,6 @@ import PIL.Image
 import pytest
 
 from serving.client import Client
-from tests import networks
 from training import model_dir
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -25,7 +24,9 @@ FLAGS = [
     "--config.iterations=1",
     "--config.crossfit.folds=0",
     "--config.data.num_shards=3",
-    *(f"--config.{section}.model.name={networks.NAME}" for section in ("teacher", "student")),
+    *(
+        f"--config.{section}.model.name=wrn_10_1" for section in ("teacher", "student")
+    ),  # traced in half the time of an EfficientNet
     *(
         f"--config.{section}.{key}"
         for section in ("teacher", "student")
