@@ -45,7 +45,7 @@ def require_effect(
     replaced = replaced or {}
     recipe = dict(recipe.items())
     for name, flag in replaced.items():
-        if name in recipe and not isinstance(declared.all[name], Section):
+        if name in recipe and not isinstance(declared.all.get(name), Section):
             recipe[name] = flag.partition("=")[2]
     for key, text in overrides.items():
         if text == "None":

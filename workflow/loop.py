@@ -371,12 +371,11 @@ def run_stage(
         f"--{name}={value}"
         for name, value in {"workdir": stage.directory, **stage.arguments}.items()
     ]
-    unread = f"--config.{stage.unread}."
-    flags = (
-        ([] if stage.name == "export" else [f for f in config_flags if not f.startswith(unread)])
-        + flags
-        + (beam_options if stage.beam else [])
-    )
+    if stage.name == "export":
+        config_flags = []
+    elif stage.unread:  # the stage would refuse settings of that section
+        config_flags = [f for f in config_flags if not f.startswith(f"--config.{stage.unread}.")]
+    flags = [*config_flags, *flags, *(beam_options if stage.beam else [])]
     print(f"== {stage.name}: ./{stage.script} {' '.join(flags)}", flush=True)
     with open(workdir / "commands.txt", "a", encoding="utf-8") as f:  # for the report
         f.write(f"./{stage.script} {shlex.join(flags)}\n")

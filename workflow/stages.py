@@ -130,17 +130,19 @@ def _labelings(config: ConfigDict, workdir: Path, number: int, teacher: Path) ->
     )
     given = {"data": workdir / "data", **selection_of(config, workdir, number)}
     labeling = {"section": section, **given, "teacher": teacher}
-    label, balance = (
+    balancing = {**given, "predictions": predictions}
+    unread = "balance" if "selection" in given else ""
+    return [
         Stage(f"pseudo_label_{number}", "run_pseudo_label.sh", predictions, labeling, beam=True),
         Stage(
             f"balance_{number}",
             "run_balance.sh",
             pseudo_labeled,
-            {**given, "predictions": predictions},
+            balancing,
             beam=True,
+            unread=unread,
         ),
-    )
-    return [label, balance._replace(unread="balance") if "selection" in given else balance]
+    ]
 
 
 def ending(
