@@ -591,17 +591,24 @@ STAGES = (
             ),
             Flag(
                 "requests",
-                "serving: requests of one image each, to each server.",
+                "serving: requests of one image each, to each server; rollover: mixed ones.",
                 int,
                 None,
                 least=1,
             ),
             Flag(
                 "clients",
-                "serving: connections at the same time; default: 16, then 64.",
+                "rollover, serving: connections at the same time; default: 16, serving also 64.",
                 int,
                 None,
                 least=1,
+            ),
+            Flag(
+                "image_size",
+                "rollover: pixels of the model's images; from 64 on the model is B0. Default: 32.",
+                int,
+                None,
+                least=8,
             ),
             Flag("sweep", "serving: try other batching parameters.", bool, None),
             Flag(
