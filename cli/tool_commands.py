@@ -62,6 +62,27 @@ EXPERIMENTS = (
         needs=("runs", "readings", "claims"),
     ),
     Command(
+        "study_table",
+        "experiments.study_table:main",
+        "Print the readings of a study as tables, also of one that is not finished.",
+        "Prints Markdown; what has no reading yet is `not run yet`.",
+        (Flag("readings", "File readings.jsonl of the study's directory, or a copy of it."),),
+        (
+            (
+                "--config=configs/studies/photographs.py"
+                " --readings=runs/studies/photographs/readings.jsonl"
+            ),
+            (
+                "--config=configs/studies/long_tail.py"
+                " --readings=runs/studies/long_tail/readings.jsonl"
+            ),
+        ),
+        group="experiment",
+        settings="",
+        recipes=("studies/*.py",),
+        needs=("runs", "readings", "claims"),
+    ),
+    Command(
         "two_moons",
         "experiments.two_moons:main",
         "Repeat the paper's toy experiment over many seeds at once.",
@@ -93,27 +114,6 @@ EXPERIMENTS = (
         settings="",
         recipes=("experiments/feedback_study.py",),
         needs=("draws", "batch_sizes"),
-    ),
-    Command(
-        "study_table",
-        "experiments.study_table:main",
-        "Print the readings of a study as tables, also of one that is not finished.",
-        "Prints Markdown; what has no reading yet is `not run yet`.",
-        (Flag("readings", "File readings.jsonl of the study's directory, or a copy of it."),),
-        (
-            (
-                "--config=configs/studies/photographs.py"
-                " --readings=runs/studies/photographs/readings.jsonl"
-            ),
-            (
-                "--config=configs/studies/long_tail.py"
-                " --readings=runs/studies/long_tail/readings.jsonl"
-            ),
-        ),
-        group="experiment",
-        settings="",
-        recipes=("studies/*.py",),
-        needs=("runs", "readings", "claims"),
     ),
     Command(
         "audit",
