@@ -72,6 +72,7 @@ INIT = Flag(
     value="NAME|FILE|DIR",
     finished=True,
     named=True,
+    replaces="init",
 )
 PSEUDO_LABELED = directory(
     "pseudo_labeled", "Finished directory of run_balance.sh.", default=None, finished=True
@@ -277,10 +278,11 @@ STAGES = (
             directory("predictions", "Finished directory of run_pseudo_label.sh.", finished=True),
             directory(
                 "selection",
-                "Balanced set to label again, with its copies, by predictions on it; config.balance"
-                " does not count then.",
+                "Balanced set to label again, with its copies, by predictions on it; it takes no"
+                " --config.balance setting.",
                 default=None,
                 finished=True,
+                replaces="balance",
             ),
         ),
         (

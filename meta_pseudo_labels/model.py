@@ -19,8 +19,9 @@ from training import layer_rates, uda
 from training.layer_rates import LayerRates
 from training.losses import one_hot
 from training.optimizers import gradient, linear_factor, loss_scale
+from training.parts import accumulated, alike, in_turn, pairs
 from training.rematerialization import statistics_kept, training_pass
-from training.trainer import accumulated, alike, check_classifier, in_turn, pairs
+from training.trainer import check_classifier
 
 
 class Batch(NamedTuple):

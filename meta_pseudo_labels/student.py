@@ -17,8 +17,9 @@ from meta_pseudo_labels.loss_scale import labeled_factor, labeled_gradient, line
 from nets.noise import model_noise
 from training.losses import adjusted, cross_entropy, decayed
 from training.optimizers import gradient, kept_by_clipping, linear_factor, loss_scale
+from training.parts import accumulated, all_reduced, global_rows, in_turn
 from training.rematerialization import derivative_pass, statistics_kept, training_pass, weights_of
-from training.trainer import Trainer, accumulated, all_reduced, global_rows, hits, in_turn
+from training.trainer import Trainer, hits
 
 
 class Step(NamedTuple):

@@ -31,9 +31,10 @@ from training import (
     workers,
 )
 from training.checkpoints import Checkpoints
-from training.fit import METRICS, best, fit
+from training.fit import fit
 from training.initial import Initial
 from training.method import Method, Parts, Streams
+from training.metrics_log import METRICS, best
 from training.trainer import Trainer
 
 SAMPLES = 8
@@ -267,7 +268,9 @@ def build_trainer(
     teacher = model_dir.load(inputs.teacher)[0] if inputs and inputs.teacher else None
     adjustment = None
     if inputs and section.get("logit_adjustment"):
-        adjustment = losses.log_priors(labels_per_class(inputs), section.logit_adjustment)
+        adjustment = losses.log_priors(
+            labels_per_class(inputs), section.logit_adjustment, spec.label_names
+        )
     trainer = method.build(
         section, Parts(model, by_name, build, teacher, seed, spec.num_classes, adjustment)
     )

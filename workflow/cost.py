@@ -184,10 +184,11 @@ def _disk(
     for stage in stages:
         if stage.name == "prepare":
             needed += files
-        if stage.script == "run_balance.sh" and config.balance.copy_images:  # the images once more
-            needed += (
-                files * plans.images_labeled(config, stage, counts) / max(1, counts["unlabeled"])
-            )
+        if stage.script == "run_balance.sh":
+            images = plans.images_labeled(config, stage, counts)
+            needed += images * plans.label_bytes(counts["classes"])
+            if config.balance.copy_images:  # the images once more
+                needed += files * images / max(1, counts["unlabeled"])
         if stage.script == "run_pseudo_label.sh":
             needed += plans.images_labeled(config, stage, counts) * plans.prediction_bytes(
                 config, [stage], counts["classes"]

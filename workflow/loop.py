@@ -34,7 +34,7 @@ from workflow import (
 )
 from workflow import labels as people
 from workflow.iterations import exhausted, names_of, require_unlabeled, train_and_choose
-from workflow.loop_checks import check, require_effect_of_flags
+from workflow.loop_checks import check, require_flags_read
 from workflow.loop_results import SECONDS, SUMMARY, summarize, table
 from workflow.settings import of_recipe
 from workflow.stages import (
@@ -121,8 +121,10 @@ def _loop(
     config, config_flags = by_device.settle(config, config_flags, directory, init, dry_run=dry_run)
     if init or config.init:
         config = _with_init(config, init or config.init)
+    if init:  # each stage checks its settings by it
+        config_flags = [*config_flags, f"--config.init={config.init}"]
     check(config)
-    require_effect_of_flags(config, config_flags, init)
+    require_flags_read(config, config_flags)
     shard_jobs.pipeline_options(beam_options)
     given = {"labeled": labeled, "unlabeled": unlabeled, "test": test}
     folders = {
@@ -251,7 +253,9 @@ def run(
     }
     try:
         _loop(
-            recipes.from_flags(*words, declared=of_recipe),
+            recipes.from_flags(
+                *words, declared=of_recipe, replaced={"init": f"--init={init}"} if init else None
+            ),
             os.fspath(workdir),
             **options,
             config_flags=words,
@@ -367,11 +371,11 @@ def run_stage(
         f"--{name}={value}"
         for name, value in {"workdir": stage.directory, **stage.arguments}.items()
     ]
-    flags = (
-        ([] if stage.name == "export" else config_flags)
-        + flags
-        + (beam_options if stage.beam else [])
-    )
+    if stage.name == "export":
+        config_flags = []
+    elif stage.unread:  # the stage would refuse settings of that section
+        config_flags = [f for f in config_flags if not f.startswith(f"--config.{stage.unread}.")]
+    flags = [*config_flags, *flags, *(beam_options if stage.beam else [])]
     print(f"== {stage.name}: ./{stage.script} {' '.join(flags)}", flush=True)
     with open(workdir / "commands.txt", "a", encoding="utf-8") as f:  # for the report
         f.write(f"./{stage.script} {shlex.join(flags)}\n")

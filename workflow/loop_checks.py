@@ -7,10 +7,8 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from cli import recipes
-from cli.effect import require_effect
 from cli.errors import InputError
 from workflow import balance, choice, pseudo_label, settings, train
-from workflow.settings import of_recipe
 from workflow.stages import ONCE, SELECTOR, check_baseline, plan, sections_read
 
 
@@ -61,12 +59,10 @@ def check(config: ConfigDict) -> None:
             train.check(config, name, init="init" in stage.arguments)
 
 
-def require_effect_of_flags(config: ConfigDict, config_flags: list[str], init: str | None) -> None:
-    """Raises InputError where a setting of the command line does nothing in this run."""
-    given = recipes.overrides(*config_flags)
-    if init and not config.smoke:  # the recipe was checked without it
-        require_effect(config, of_recipe(config), given)
-    settings.require_read(config, given, sections_read(plan(config, Path(), {}, "")))
+def require_flags_read(config: ConfigDict, config_flags: list[str]) -> None:
+    """Raises InputError where a setting of the command line is for no stage of this run."""
+    stages = plan(config, Path(), {}, "")
+    settings.require_read(config, recipes.overrides(*config_flags), sections_read(stages))
 
 
 def _check_selection(config: ConfigDict) -> None:
@@ -76,14 +72,10 @@ def _check_selection(config: ConfigDict) -> None:
         raise InputError(
             f"config.{SELECTOR} selects images once, for all teachers; set config.selection={ONCE}"
         )
-    sections = {
-        f"student_{i}" if f"student_{i}" in config else "student"
-        for i in range(1, config.iterations + 1)
-    }
-    online = [name for name in sorted(sections) if config[name].online]
-    if once and online and SELECTOR not in config:
+    first = "student_1" if "student_1" in config else "student"
+    if once and SELECTOR not in config and config[first].online:
         raise InputError(
-            f"config.selection={ONCE} needs stored labels to select by, which"
-            f" config.{online[0]}.online=True does not make; set one of them back, or give the"
-            f" recipe a section {SELECTOR}"
+            f"config.selection={ONCE}: the first teacher selects by stored labels, which"
+            f" config.{first}.online=True does not make; set --config.selection=each_iteration or"
+            f" --config.{first}.online=False, or give the recipe a section {SELECTOR}"
         )

@@ -150,7 +150,9 @@ def run_method(
     }
     try:
         run_stages(
-            recipes.from_flags(*words, declared=of_recipe),
+            recipes.from_flags(
+                *words, declared=of_recipe, replaced={"init": f"--init={init}"} if init else None
+            ),
             os.fspath(workdir),
             images,
             training,
@@ -203,6 +205,8 @@ def run_stages(
     if init:
         is_path = os.path.exists(init) or os.path.exists(f"{init}.index")
         options["init"] = os.path.abspath(init) if is_path else init
+        if training.get("init") and "init" in config:  # each stage checks its settings by it
+            config_flags = [*config_flags, f"--config.init={options['init']}"]
     given = {name: path for name, path in images.items() if path}
     formats = {"labels": "manifest"}
     folders = {

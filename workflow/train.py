@@ -353,6 +353,35 @@ def spec_of(method: Method, resolved: dict[str, Any], inputs: Inputs) -> model_d
     )
 
 
+def planned(
+    config: ConfigDict, section: str, labeled_examples: int
+) -> tuple[Method, dict[str, Any], dict[str, Any]]:
+    """Returns method and values of a train section for a plan, before its data are there.
+
+    Args:
+      config: the recipe.
+      section: name of the section.
+      labeled_examples: number of labeled images.
+
+    Returns:
+      (the method, the section without its preprocessing, the same with nothing left open).
+
+    Raises:
+      InputError: no such training, or impossible values.
+    """
+    method = find(config, section)
+    given = {
+        key: value for key, value in config[section].to_dict().items() if key != "preprocessing"
+    }
+    values = resolving.section(
+        given,
+        labeled_examples=labeled_examples,
+        unlabeled=bool(method.unlabeled(given)),
+        quiet=True,
+    )
+    return method, given, values
+
+
 def describe(
     config: ConfigDict,
     section: str,
@@ -365,16 +394,8 @@ def describe(
     The text has each network in numbers, and what is missing.
     """
     init = init or initial_of(config, section)
-    method, counts = find(config, section), dry_runs.images(config, data)
-    given_values = {
-        key: value for key, value in config[section].to_dict().items() if key != "preprocessing"
-    }
-    values = resolving.section(
-        given_values,
-        labeled_examples=counts["labeled"],
-        unlabeled=bool(method.unlabeled(given_values)),
-        quiet=True,
-    )
+    counts = dry_runs.images(config, data)
+    method, given_values, values = planned(config, section, counts["labeled"])
     _require_whole_parts(section, values)
     length = resolving.length(given_values, counts["labeled"], values["batch_size"])
     warning = _check(method, section, values, bool(init))

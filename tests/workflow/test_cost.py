@@ -5,11 +5,14 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from cli import machine, recipes
 from cli.errors import InputError
 from cli.json_files import write_json
+from data.protos import make_label
+from data.records import RECORD_OVERHEAD
 from tests.data.recipes import save
 from training import dry_run, gpus
 from workflow import cost, labels, loop, measure, times
@@ -74,6 +77,28 @@ def test_memory_is_that_of_the_largest_training(photos, tmp_path, monkeypatch):
     monkeypatch.setattr(gpus, "memory", lambda: 80 * GIB)
     found, _ = cost.cost(config, tmp_path / "w", stages, counts)
     assert found.memory.fits and str(found.memory).endswith("the GPU has 80.0 GiB")
+
+
+def test_labels_beside_their_images_take_room(photos, tmp_path):
+    """What stands beside an image of ImageNet's pool is a record with 1,000 float32."""
+    config = recipe("imagenet.py:b0", "--config.balance.copy_images=False")
+    stages, counts = planned(config, tmp_path / "w", {})
+    balancing = [stage for stage in stages if stage.script == "run_balance.sh"]
+    found = cost._disk(config, tmp_path / "w", balancing[:1], [], counts)
+    label = make_label(9000, 1, np.eye(1000, dtype=np.float32)[500])
+    every = counts["unlabeled"] * (len(label) + RECORD_OVERHEAD)
+    assert found.needed == pytest.approx(every / GIB) and found.needed > 1000
+    beside, copied = (
+        recipe(SMALL, "--config.crossfit.folds=0", f"--config.balance.copy_images={copy}")
+        for copy in (False, True)
+    )
+    needed = []
+    for config in (beside, copied):
+        stages, counts = planned(config, tmp_path / "v", photos)
+        found, _ = cost.cost(config, tmp_path / "v", stages, counts)
+        needed.append(found.disk.needed * GIB)
+    balancings = sum(stage.script == "run_balance.sh" for stage in stages)
+    assert needed[1] - needed[0] == pytest.approx(balancings * counts["survey"].file_bytes)
 
 
 def test_what_cannot_fit_is_refused_by_dry_run_and_run(photos, tmp_path, monkeypatch, capsys):
