@@ -30,6 +30,7 @@ class Flag:
       value: what `--help` shows for the value; by default the type's name.
       finished: the value names one finished work directory, or several separated by commas.
       named: the value may also be a file or a name.
+      replaces: setting or section of the recipe whose place the flag takes; "" for none.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Flag:
     value: str = ""
     finished: bool = False
     named: bool = False
+    replaces: str = ""
 
     @property
     def shown(self) -> str:

@@ -53,7 +53,7 @@ METHOD = (
     ),
     Row(
         "Algorithm 1, step 2: pseudo-labels of an unnoised teacher",
-        "`workflow/pseudo_label.py`, `LabelShards`; within the step: `online=True`",
+        "`workflow/label_shards.py`, `LabelShards`; within the step: `online=True`",
         RUN,
         commands=(test("workflow/test_pseudo_label.py"),),
         ran=("tests/workflow/test_pseudo_label.py",),
