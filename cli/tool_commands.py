@@ -62,27 +62,6 @@ EXPERIMENTS = (
         needs=("runs", "readings", "claims"),
     ),
     Command(
-        "study_table",
-        "experiments.study_table:main",
-        "Print the readings of a study as tables, also of one that is not finished.",
-        "Prints Markdown; what has no reading yet is `not run yet`.",
-        (Flag("readings", "File readings.jsonl of the study's directory, or a copy of it."),),
-        (
-            (
-                "--config=configs/studies/photographs.py"
-                " --readings=runs/studies/photographs/readings.jsonl"
-            ),
-            (
-                "--config=configs/studies/long_tail.py"
-                " --readings=runs/studies/long_tail/readings.jsonl"
-            ),
-        ),
-        group="experiment",
-        settings="",
-        recipes=("studies/*.py",),
-        needs=("runs", "readings", "claims"),
-    ),
-    Command(
         "two_moons",
         "experiments.two_moons:main",
         "Repeat the paper's toy experiment over many seeds at once.",
@@ -114,6 +93,24 @@ EXPERIMENTS = (
         settings="",
         recipes=("experiments/feedback_study.py",),
         needs=("draws", "batch_sizes"),
+    ),
+    Command(
+        "study_table",
+        "experiments.study_table:main",
+        "Print the readings of a study as tables, also of one that is not finished.",
+        "Prints Markdown; what has no reading yet is `not run yet`.",
+        (Flag("readings", "File readings.jsonl of the study's directory, or a copy of it."),),
+        (
+            (
+                "--config=configs/studies/photographs.py"
+                " --readings=runs/studies/photographs/readings.jsonl"
+            ),
+            "--config=configs/studies/long_tail.py --readings=docs/readings/long_tail.jsonl",
+        ),
+        group="experiment",
+        settings="",
+        recipes=("studies/*.py",),
+        needs=("runs", "readings", "claims"),
     ),
     Command(
         "audit",
@@ -421,32 +418,6 @@ TOOLS = (
         (
             "--logs=requests --output=photos/served",
             "--logs=/var/log/classifier --output=photos/unlabeled/served",
-        ),
-        group="tool",
-    ),
-    Command(
-        "drift",
-        "workflow.drift:main",
-        "Compare logged requests with the training images, and name images to label next.",
-        "Leaves OUTPUT/images, labels_next.csv, drift.md and, last, drift.json.",
-        (
-            Flag("requests", "The folder of run_serve.sh --local --log_requests.", value="DIR"),
-            Flag(
-                "reference",
-                "Images that the model was trained on: a folder, a list, or a split of a data"
-                " directory.",
-                value="DIR",
-            ),
-            Flag("model", "Directory of exported models, or one version.", value="DIR"),
-            Flag("output", "Directory to write; the same command adds what is new.", value="DIR"),
-            Flag("ask", "Images to label next, at most, of each kind.", int, 20, least=1),
-        ),
-        (
-            "--requests=requests --reference=photos/labeled --model=serving_dir --output=served",
-            (
-                "--requests=requests --reference=runs/digits/data/labeled --model=serving_dir"
-                " --output=served"
-            ),
         ),
         group="tool",
     ),

@@ -181,7 +181,12 @@ def seconds(
             needed = plans.images_labeled(config, stage, counts) / BALANCED
         elif stage.script == "run_evaluate.sh":
             models = [Path(model) for model in str(stage.arguments["model"]).split(",")]
-            needed = answers(models, counts.get(stage.arguments.get("split", "test")) or 0)
+            images = counts.get(stage.arguments.get("split", "test")) or 0
+            needed = answers(models, images)
+            # The linear probe's features are those of the network that the trainings start from.
+            probe = answers(models[:1], images + counts["labeled"])
+            if "init" in stage.arguments and needed is not None and probe is not None:
+                needed += probe
         found[stage.name] = None if needed is None else measure.STARTED + needed
     return found
 

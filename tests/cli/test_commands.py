@@ -150,7 +150,7 @@ def test_names_that_are_no_command() -> None:
     assert commands.find(["tool", "tflte"])[2] == "no tool 'tflte'; did you mean tflite?"
     assert commands.find(["tflite"])[2] == "no command 'tflite'; --help lists them"
     assert commands.find(["experiment"])[2].startswith(
-        "no experiment is named; there are study, study_table, two_moons"
+        "no experiment is named; there are study, two_moons"
     )
 
 
