@@ -19,7 +19,6 @@ import cli  # noqa: F401  (before TensorFlow: it sets TensorFlow's log level)
 
 import json
 import resource
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -28,8 +27,6 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks import report
-from cli.errors import InputError
-from cli.start import python_m
 from data import records
 from data.protos import make_example, make_prediction
 from data.records import Manifest, shard_name
@@ -213,18 +210,8 @@ def child(total: int, with_peers: bool) -> None:
 
 def main(records: int = 10_000_000) -> None:
     """Measures a tenth of `records` and all; prints the lines. Raises InputError for too few."""
-    total, sizes = records, {}
-    if total < 1000:
-        raise InputError(f"--records is {total}; rates of fewer than 1000 say nothing")
-    for size in (total // 10, total):
-        command = python_m("benchmarks.balance", str(size), "peers" if size == total else "")
-        sizes[size] = json.loads(
-            subprocess.run(
-                command, check=True, stdout=subprocess.PIPE, text=True
-            ).stdout.splitlines()[-1]
-        )
+    small, large = report.at_two_sizes("benchmarks.balance", records)
     second_pass()
-    small, large = sizes[total // 10], sizes[total]
     report.line(
         "balance/select",
         large["above"] / large["select"],
@@ -235,33 +222,25 @@ def main(records: int = 10_000_000) -> None:
     )
     report.line(
         "balance/stage",
-        total / large["stage"],
-        total / large["bare"],
+        records / large["stage"],
+        records / large["bare"],
         "TFRecord read and parse",
         goal=0.8,
         unit="records/s",
-        ours_cpu_us=round(large["stage_cpu"] / total * 1e6, 2),
-        peer_cpu_us=round(large["bare_cpu"] / total * 1e6, 2),
-        records=total,
+        ours_cpu_us=round(large["stage_cpu"] / records * 1e6, 2),
+        peer_cpu_us=round(large["bare_cpu"] / records * 1e6, 2),
+        records=records,
     )
-    report.line(
-        "balance/memory",
-        1 / large["rss"],
-        1 / small["rss"],
-        f"{total // 10:,} records",
-        goal=1 / 1.15,
-        unit="1/MB",
-        rss_mb=round(large["rss"]),
-    )
+    report.memory_line("balance", small["rss"], large["rss"], records)
     report.line(
         "balance/linear",
-        total / large["stage"],
-        total / 10 / small["stage"],
-        f"{total // 10:,} records",
+        records / large["stage"],
+        records / 10 / small["stage"],
+        f"{records // 10:,} records",
         goal=1.0,
         unit="records/s",
     )
 
 
 if __name__ == "__main__":
-    child(int(sys.argv[1]), sys.argv[2] == "peers")
+    child(int(sys.argv[1]), sys.argv[1] == sys.argv[2])

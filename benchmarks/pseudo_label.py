@@ -30,7 +30,7 @@ from data.pipeline import PARALLEL_CALLS, untuned
 from data.preprocessing import Preprocessing
 from training import model_dir
 from training.model_dir import ModelSpec
-from workflow.pseudo_label import LabelShards
+from workflow.label_shards import LabelShards
 
 SIZE, CLASSES, BATCH, ROUNDS = 224, 1000, 64, 3
 GRAPHS: dict[str, dict[str, Any]] = {

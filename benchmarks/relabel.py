@@ -18,7 +18,6 @@ import cli  # noqa: F401  (before TensorFlow: it sets TensorFlow's log level)
 
 import json
 import resource
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -27,9 +26,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks import report
-from cli.errors import InputError
 from cli.json_files import read_json, write_json
-from cli.start import python_m
 from data import records
 from data.protos import make_example, make_prediction
 from data.records import Manifest, shard_name, write_manifest
@@ -144,38 +141,20 @@ def child(total: int) -> None:
 
 def main(records: int = 10_000_000) -> None:
     """Measures a tenth of `records` and all; prints the lines. Raises InputError for too few."""
-    total, sizes = records, {}
-    if total < 1000:
-        raise InputError(f"--records is {total}; rates of fewer than 1000 say nothing")
-    for size in (total // 10, total):
-        command = python_m("benchmarks.relabel", str(size))
-        sizes[size] = json.loads(
-            subprocess.run(
-                command, check=True, stdout=subprocess.PIPE, text=True
-            ).stdout.splitlines()[-1]
-        )
-    small, large = sizes[total // 10], sizes[total]
+    small, large = report.at_two_sizes("benchmarks.relabel", records)
     report.line(
         "relabel/stage",
-        total / large["wall"],
-        total / large["bare"],
+        records / large["wall"],
+        records / large["bare"],
         "reading the set and writing it as it is",
         goal=0.1,
         unit="records/s",
-        ours_cpu_us=round(large["cpu"] / total * 1e6, 2),
-        peer_cpu_us=round(large["bare_cpu"] / total * 1e6, 2),
-        records=total,
+        ours_cpu_us=round(large["cpu"] / records * 1e6, 2),
+        peer_cpu_us=round(large["bare_cpu"] / records * 1e6, 2),
+        records=records,
         images=large["images"],
     )
-    report.line(
-        "relabel/memory",
-        1 / large["rss"],
-        1 / small["rss"],
-        f"{total // 10:,} records",
-        goal=1 / 1.15,
-        unit="1/MB",
-        rss_mb=round(large["rss"]),
-    )
+    report.memory_line("relabel", small["rss"], large["rss"], records)
 
 
 if __name__ == "__main__":

@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 import os
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from cli.errors import InputError
+from cli.start import python_m
 
 
 def line(
@@ -87,3 +91,40 @@ def interleaved(rounds: int, **work: Callable[[], Any]) -> dict[str, tuple[float
         name: (statistics.median(t[0] for t in rows), statistics.median(t[1] for t in rows))
         for name, rows in times.items()
     }
+
+
+def at_two_sizes(module: str, records: int) -> tuple[dict[str, float], dict[str, float]]:
+    """Measures a tenth of `records` and all, each in a process of its own, so each has its peak.
+
+    Args:
+      module: program that measures one size. It gets the size and `records`, and the last line that
+        it prints is its figures as JSON.
+      records: the larger size.
+
+    Returns:
+      The figures of the smaller and of the larger size.
+
+    Raises:
+      InputError: the sizes are too small.
+    """
+    if records < 1000:
+        raise InputError(f"--records is {records}; rates of fewer than 1000 say nothing")
+    found = []
+    for size in (records // 10, records):
+        command = python_m(module, str(size), str(records))
+        ran = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+        found.append(json.loads(ran.stdout.splitlines()[-1]))
+    return found[0], found[1]
+
+
+def memory_line(benchmark: str, small: float, large: float, records: int) -> None:
+    """Prints the peak memory of `records` records beside that of a tenth of them, both in MB."""
+    line(
+        f"{benchmark}/memory",
+        1 / large,
+        1 / small,
+        f"{records // 10:,} records",
+        goal=1 / 1.15,
+        unit="1/MB",
+        rss_mb=round(large),
+    )

@@ -29,6 +29,7 @@ BENCHMARKS: dict[str, tuple[str, ...]] = {
     "processor": ("rounds",),
     "pseudo_label": ("images",),
     "relabel": ("records",),
+    "rollover": ("requests", "clients", "image_size"),
     "serving": ("model", "requests", "clients", "sweep"),
     "several_devices": ("images",),
     "several_hosts": ("images",),

@@ -213,7 +213,7 @@ def load(
             serve(image_bytes=batch)
         return (time.process_time() - began) / BATCH / (share // BATCH + 1)
 
-    with local(serving_dir) as (process, address):
+    with local(serving_dir) as (process, address, _):
         costs: dict[int, list[float]] = {count: [] for count in counts}
         seconds: dict[int, list[float]] = {count: [] for count in counts}
         sizes = {count: np.zeros(2) for count in counts}
@@ -257,13 +257,14 @@ def load(
 
 
 @contextlib.contextmanager
-def local(serving_dir: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """Starts the development server, and yields it and its REST address HOST:PORT."""
+def local(serving_dir: Path) -> Iterator[tuple[subprocess.Popen[str], str, str]]:
+    """Starts the development server; yields it and its addresses HOST:PORT of REST and gRPC."""
     flags = [f"--serving_dir={serving_dir}", "--local", "--rest_port=0", "--grpc_port=0"]
     server = subprocess.Popen(python_m("cli", "serve", *flags), stdout=subprocess.PIPE, text=True)
     try:
         assert server.stdout is not None
-        yield server, urlsplit(re.findall(r"http://[^ ]+", server.stdout.readline())[0]).netloc
+        rest, grpc = re.findall(r"(?:http|grpc)://[^ ]+", server.stdout.readline())
+        yield server, urlsplit(rest).netloc, urlsplit(grpc).netloc
     finally:
         server.send_signal(signal.SIGINT)
         server.wait(timeout=60)

@@ -27,7 +27,7 @@ from data import protos, records
 from data.preprocessing import Preprocessing
 from training import model_dir, strategy
 from training.model_dir import ModelSpec
-from workflow.pseudo_label import LabelShards
+from workflow.label_shards import LabelShards
 
 SIZE, CLASSES, BATCH, SHARDS, ROUNDS = 224, 1000, 32, 4, 3
 

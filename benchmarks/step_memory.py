@@ -39,8 +39,8 @@ from cli.start import python_m
 from efficientnet import EfficientNet
 from meta_pseudo_labels.reduced import Calibrator, ReducedMetaPseudoLabels
 from nets.noise import model_noise
+from training.parts import accumulated
 from training.rematerialization import training_pass
-from training.trainer import accumulated
 
 SIZE, STEPS = 128, 3
 BATCHES = {"b0": 16, "b4": 16, "l2": 4}

@@ -117,7 +117,12 @@ def _values(command: Command, given: flags.Given) -> dict[str, Any]:
 
         declared = commands.load(command.settings) if command.settings else None
         recipe = given.recipe or command.recipe
-        values["config"] = recipes.load(recipe, given.overrides, command.needs, declared)
+        replaced = {
+            flag.replaces: f"--{flag.name}={given.texts[flag.name]}"
+            for flag in command.flags
+            if flag.replaces and given.texts.get(flag.name)
+        }
+        values["config"] = recipes.load(recipe, given.overrides, command.needs, declared, replaced)
     required = [flag.name for flag in command.flags if flag.default is flags.REQUIRED]
     missing = [f"--{name}" for name in required if not given.texts.get(name)]
     if missing:

@@ -24,7 +24,10 @@ class _Place(NamedTuple):
 
 
 def require_effect(
-    recipe: Mapping[str, Any], declared: Section, overrides: Mapping[str, str | None]
+    recipe: Mapping[str, Any],
+    declared: Section,
+    overrides: Mapping[str, str | None],
+    replaced: Mapping[str, str] | None = None,
 ) -> None:
     """Checks that each setting of the command line has an effect.
 
@@ -32,16 +35,27 @@ def require_effect(
       recipe: the recipe, with the overrides in it.
       declared: declarations of the recipe's settings.
       overrides: key with dots -> text, as `cli.flags.Given` has them. "None" leaves a setting open.
+      replaced: setting or section -> flag of the command that takes its place, such as
+        `{"init": "--init=FILE"}`.
 
     Raises:
-      InputError: a setting has no effect. The message names the setting that switches it off.
+      InputError: a setting has no effect. The message names the setting or the flag that switches
+        it off.
     """
+    replaced = replaced or {}
+    recipe = dict(recipe.items())
+    for name, flag in replaced.items():
+        if name in recipe and not isinstance(declared.all.get(name), Section):
+            recipe[name] = flag.partition("=")[2]
     for key, text in overrides.items():
         if text == "None":
             continue
+        word = f"--config.{key}" + ("" if text is None else f"={text}")
+        name = key.partition(".")[0]
+        if name in replaced and name != key:
+            raise InputError(f"{word} has no effect with {replaced[name]}; leave one of them out")
         reasons = list(_reasons(recipe, declared, key))
         if reasons and all(reasons):
-            word = f"--config.{key}" + ("" if text is None else f"={text}")
             raise InputError(
                 f"{word} has no effect while {reasons[0]}, or leave --config.{key} out"
             )

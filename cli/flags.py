@@ -31,6 +31,7 @@ class Flag:
       finished: the value names one finished work directory, or several separated by commas.
       named: the value may also be a file or a name.
       address: the value may be, or hold, the address of a server or a page.
+      replaces: setting or section of the recipe whose place the flag takes; "" for none.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Flag:
     finished: bool = False
     named: bool = False
     address: bool = False
+    replaces: str = ""
 
     @property
     def shown(self) -> str:

@@ -27,6 +27,7 @@ def load(
     overrides: Mapping[str, str | None],
     needs: Sequence[str] = (),
     declared: Callable[[ConfigDict], Section] | None = None,
+    replaced: Mapping[str, str] | None = None,
 ) -> ConfigDict:
     """Makes the recipe `PATH[:argument]` and applies overrides to it, in their order.
 
@@ -36,13 +37,15 @@ def load(
       needs: keys that the recipe must have; a recipe for another command lacks one.
       declared: function that returns the declarations of a recipe's settings. The recipe is
         checked by them.
+      replaced: setting or section -> flag of the command that takes its place.
 
     Returns:
       The recipe, locked.
 
     Raises:
       InputError: no such file, no recipe, one of another kind, no such key, no value of its type,
-        one that `declared` does not allow, or an override that another setting switches off.
+        one that `declared` does not allow, or an override that another setting or a flag switches
+        off.
     """
     recipe = _make(argument)
     for key, text in overrides.items():
@@ -56,11 +59,15 @@ def load(
     if declared:
         declarations = declared(recipe)
         check(recipe, declarations)
-        require_effect(recipe, declarations, overrides)
+        require_effect(recipe, declarations, overrides, replaced)
     return (load_function(SMOKE)(recipe) if recipe.get("smoke") else recipe).lock()
 
 
-def from_flags(*words: str, declared: Callable[[ConfigDict], Section] | None = None) -> ConfigDict:
+def from_flags(
+    *words: str,
+    declared: Callable[[ConfigDict], Section] | None = None,
+    replaced: Mapping[str, str] | None = None,
+) -> ConfigDict:
     """Returns the recipe of a command line's `--config…` words. Raises InputError: see `load`."""
     given = flags.read(words, (), takes_recipe=True)
     if given.unknown or given.words:
@@ -69,7 +76,7 @@ def from_flags(*words: str, declared: Callable[[ConfigDict], Section] | None = N
         raise InputError(
             "--config is missing; name a recipe, such as --config=configs/noisy_student/digits.py"
         )
-    return load(given.recipe, given.overrides, declared=declared)
+    return load(given.recipe, given.overrides, declared=declared, replaced=replaced)
 
 
 def overrides(*words: str) -> Mapping[str, str | None]:

@@ -72,6 +72,7 @@ INIT = Flag(
     value="NAME|FILE|DIR",
     finished=True,
     named=True,
+    replaces="init",
 )
 PSEUDO_LABELED = directory(
     "pseudo_labeled", "Finished directory of run_balance.sh.", default=None, finished=True
@@ -277,10 +278,11 @@ STAGES = (
             directory("predictions", "Finished directory of run_pseudo_label.sh.", finished=True),
             directory(
                 "selection",
-                "Balanced set to label again, with its copies, by predictions on it; config.balance"
-                " does not count then.",
+                "Balanced set to label again, with its copies, by predictions on it; it takes no"
+                " --config.balance setting.",
                 default=None,
                 finished=True,
+                replaces="balance",
             ),
         ),
         (
@@ -602,17 +604,24 @@ STAGES = (
             ),
             Flag(
                 "requests",
-                "serving: requests of one image each, to each server.",
+                "serving: requests of one image each, to each server; rollover: mixed ones.",
                 int,
                 None,
                 least=1,
             ),
             Flag(
                 "clients",
-                "serving: connections at the same time; default: 16, then 64.",
+                "rollover, serving: connections at the same time; default: 16, serving also 64.",
                 int,
                 None,
                 least=1,
+            ),
+            Flag(
+                "image_size",
+                "rollover: pixels of the model's images; from 64 on the model is B0. Default: 32.",
+                int,
+                None,
+                least=8,
             ),
             Flag("sweep", "serving: try other batching parameters.", bool, None),
             Flag(

@@ -95,6 +95,24 @@ EXPERIMENTS = (
         needs=("draws", "batch_sizes"),
     ),
     Command(
+        "study_table",
+        "experiments.study_table:main",
+        "Print the readings of a study as tables, also of one that is not finished.",
+        "Prints Markdown; what has no reading yet is `not run yet`.",
+        (Flag("readings", "File readings.jsonl of the study's directory, or a copy of it."),),
+        (
+            (
+                "--config=configs/studies/photographs.py"
+                " --readings=runs/studies/photographs/readings.jsonl"
+            ),
+            "--config=configs/studies/long_tail.py --readings=docs/readings/long_tail.jsonl",
+        ),
+        group="experiment",
+        settings="",
+        recipes=("studies/*.py",),
+        needs=("runs", "readings", "claims"),
+    ),
+    Command(
         "audit",
         "experiments.audit:main",
         "Compare every command of the papers' map with the papers' numbers.",

@@ -6,6 +6,8 @@ The values were chosen on photographs, with 120 labeled and 2,000 unlabeled ones
 
 from ml_collections import ConfigDict
 
+from training.settings import FINE_TUNING
+
 WEIGHTS = "efficientnet-lite0"
 """Published weights that are installed with the project."""
 
@@ -24,6 +26,7 @@ def start_from_published_weights(config: ConfigDict) -> None:
 def fine_tune(train: ConfigDict) -> None:
     """Makes a fine-tuning of any training: a fast moving average, and fixed lower blocks."""
     train.ema_decay = 0.99
+    train.update({name: declared.default for name, declared in FINE_TUNING.items()})
     train.frozen_blocks = 10  # of Lite0's 16: better than none on few images, and twice as fast
 
 

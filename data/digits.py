@@ -159,6 +159,10 @@ def _check(data: ml_collections.ConfigDict) -> None:
                 " config.data.source=digits and config.smoke=True use the embedded digits: leave"
                 " the flag out"
             )
+    if data.get("long_tail", 1.0) != 1:
+        raise InputError(
+            f"config.data.long_tail is {data.long_tail:g}; the digits have no such cut: remove it"
+        )
 
 
 def _draw(

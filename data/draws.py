@@ -205,6 +205,62 @@ def hold_out_validation(
     return drawn, rest
 
 
+def long_tail_counts(sizes: Sequence[int], largest: int, ratio: float) -> list[int]:
+    """Returns how many images each class keeps in a long-tailed cut.
+
+    The classes are ordered by size, the largest first; equal ones keep their order. Class number i
+    of K in this order keeps `largest` * ratio ** (-i / (K - 1)) images, rounded down, and at least
+    one (Cui et al., "Class-Balanced Loss Based on Effective Number of Samples", CVPR 2019, Section
+    5.1).
+
+    Args:
+      sizes: number of images of each class, K numbers.
+      largest: number of images that the largest class keeps.
+      ratio: how many times more that is than the smallest class keeps, at least 1.
+    """
+    order = np.argsort(-np.asarray(sizes), kind="stable")
+    counts = np.zeros(len(sizes), int)
+    exact = largest * float(ratio) ** (-np.arange(len(sizes)) / (len(sizes) - 1))
+    # A tiny part of an image is a rounding error of the power.
+    counts[order] = np.maximum(1, np.floor(exact + 1e-9)).astype(int)
+    return counts.tolist()
+
+
+def draw_labeled(
+    labeled: Usable, label_names: Sequence[str], data: ml_collections.ConfigDict, seed: int
+) -> tuple[Usable, Usable]:
+    """Draws the labelled subset: `labeled_per_class` images of each class, or a long-tailed cut.
+
+    With `long_tail` above 1, the other images are cut to the same proportions, and as large as
+    that allows.
+
+    Returns:
+      The labelled images, and the others. All images and none without `labeled_per_class`.
+
+    Raises:
+      InputError: a class has too few images.
+    """
+    if data.labeled_per_class is None:
+        return labeled, labeled.pick([])
+    counts = [data.labeled_per_class] * len(label_names)
+    ratio = data.get("long_tail", 1.0)
+    if ratio == 1:
+        return draw(labeled, counts, seed, "labeled", label_names)
+    sizes = np.bincount(labeled.labels(), minlength=len(label_names)).tolist()
+    counts = long_tail_counts(sizes, data.labeled_per_class, ratio)
+    chosen, rest = draw(labeled, counts, seed, "labeled", label_names)
+    left = np.bincount(rest.labels(), minlength=len(label_names))
+    # The largest cut of the rest in which no class needs more images than there are.
+    least, most = 0, int(left.max())
+    while least < most:
+        middle = (least + most + 1) // 2
+        fits = (np.array(long_tail_counts(sizes, middle, ratio)) <= left).all()
+        least, most = (middle, most) if fits else (least, middle - 1)
+    wanted = long_tail_counts(sizes, least, ratio) if least else [0] * len(label_names)
+    kept, _ = draw(rest, wanted, seed, "long_tail", label_names)
+    return chosen, kept
+
+
 def draw(
     images: Usable, counts: Sequence[int], seed: int, purpose: str, label_names: Sequence[str]
 ) -> tuple[Usable, Usable]:

@@ -374,6 +374,8 @@ def _in_words(summary: Mapping[str, Any]) -> str:
     words = f"{counts}; {len(summary['label_names']):,} classes"
     if summary["skipped"]:
         words += f"; files skipped: {len(summary['skipped']):,} (listed in summary.json)"
+    if summary.get("out_of_long_tail"):
+        words += f"; left out for the long tail: {summary['out_of_long_tail']:,}"
     left_out = sum(
         len(summary.get(f"{repeats.LEFT_OUT}{role}", ()))
         for role in ("unlabeled", "pseudo_labeled")

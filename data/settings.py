@@ -109,6 +109,15 @@ DATA = Section(
             at_least=1,
             unit="images a class",
         ),
+        "long_tail": Setting(
+            1.0,
+            "How many times more labeled images the largest class keeps than the smallest one; 1:"
+            " off. The classes between fall exponentially, in the order of their sizes. Labeled"
+            " images that become unlabeled keep the same proportions (docs/data.md).",
+            at_least=1,
+            source="Cui et al. 2019, Section 5.1, has 10 to 200; off by default",
+            when=(When("labeled_per_class"), When("source", tuple(FORMATS))),
+        ),
         "labeled_as_unlabeled": Setting(
             "nothing",
             "Labeled images that are unlabeled too: rest is what labeled_per_class leaves.",

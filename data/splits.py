@@ -5,7 +5,8 @@
 2. `validation_size` of the remaining labelled images, in proportion to their classes' sizes, drawn
    by `seed` (Meta Pseudo Labels holds out 25,000 of ImageNet).
 3. `labeled_per_class` of what then remains, drawn by `seed`: CIFAR-10-4K is 400, SVHN-1K 100,
-   ImageNet-10 % 128. None takes all.
+   ImageNet-10 % 128. None takes all. With `long_tail`, the classes' numbers fall exponentially, and
+   the images that step 5 takes fall in the same way; the others are in no split.
 4. With `fold`, one of `folds` parts of the images of step 3 takes the place of the validation
    split: cross-fitting (`workflow/crossfit.py`). The images of step 2 are then in no split.
 5. The unlabelled images are their own collection, and some labelled ones, as `labeled_as_unlabeled`
@@ -34,7 +35,7 @@ from absl import logging
 from cli.errors import InputError
 from cli.progress import progress
 from data import corrections, fingerprint, repeats
-from data.draws import Usable, draw, hold_out_fold, hold_out_validation, validation_size
+from data.draws import Usable, draw_labeled, hold_out_fold, hold_out_validation, validation_size
 from data.duplicates import Seen
 from data.examination import Examination
 from data.repeats import Unseen, none_left
@@ -188,17 +189,10 @@ def split_listed(
         _check_classes(labeled, label_names, "no image left for training")
     size = validation_size(len(labeled.indices), data)
     validation, labeled = hold_out_validation(labeled, len(label_names), size, config.seed)
-    unused = labeled.pick([])
-    if data.labeled_per_class is not None:
-        chosen, unused = draw(
-            labeled,
-            [data.labeled_per_class] * len(label_names),
-            config.seed,
-            "labeled",
-            label_names,
-        )
-    else:
-        chosen = labeled
+    chosen, unused = draw_labeled(labeled, label_names, data, config.seed)
+    left_out = labeled.without(chosen).without(unused)
+    if left_out.indices:
+        labeled, repeated["out_of_long_tail"] = labeled.without(left_out), len(left_out.indices)
     held_out = [test, validation]
     if data.fold:
         validation, chosen, repeated["in_no_fold"] = hold_out_fold(

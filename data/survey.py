@@ -19,7 +19,13 @@ import numpy as np
 
 from data import prepare, splits
 from data.archives import ArchiveImages
-from data.draws import Usable, draw, hold_out_test, hold_out_validation, validation_size
+from data.draws import (
+    Usable,
+    draw_labeled,
+    hold_out_test,
+    hold_out_validation,
+    validation_size,
+)
 from data.examination import Examination
 from data.examine import Examined
 from data.image_folder import FolderImages
@@ -180,13 +186,9 @@ def _counts(config: ml_collections.ConfigDict, listed: Mapping[str, Collection])
     validation, labeled = hold_out_validation(
         labeled, len(names), validation_size(len(labeled.indices), data), config.seed
     )
-    chosen = labeled
-    if data.labeled_per_class is not None:
-        chosen, _ = draw(
-            labeled, [data.labeled_per_class] * len(names), config.seed, "labeled", names
-        )
-    left = len(labeled.indices) - len(chosen.indices)
-    as_unlabeled = {"nothing": 0, "rest": left, "all": len(labeled.indices)}[
+    chosen, unused = draw_labeled(labeled, names, data, config.seed)
+    left = len(unused.indices)
+    as_unlabeled = {"nothing": 0, "rest": left, "all": len(chosen.indices) + left}[
         data.labeled_as_unlabeled
     ]
     return {

@@ -19,13 +19,13 @@ Three things differ from the release on purpose:
 from __future__ import annotations
 
 import io
-import math
 from collections.abc import Callable
 
 import numpy as np
 import PIL.Image
 from scipy import ndimage
 
+from evaluation import blur, weather
 from evaluation.robustness import CORRUPTIONS
 
 SMALL = 64
@@ -85,216 +85,6 @@ def _impulse_noise(x: np.ndarray, c: tuple, rng: np.random.Generator) -> np.ndar
     """Sets a share c of all values to 0 or 1."""
     drawn = rng.random(x.shape)
     return np.where(drawn < c[0] / 2, 0.0, np.where(drawn < c[0], 1.0, x))
-
-
-# Blur
-
-
-def _blur(x: np.ndarray, sigma: float) -> np.ndarray:
-    """Blurs each channel with a Gaussian; the border repeats its outermost pixels."""
-    return ndimage.gaussian_filter(x, (sigma, sigma, 0), mode="nearest", truncate=4.0)
-
-
-def _disk(radius: float, alias_blur: float) -> np.ndarray:
-    """Returns a disk with a softened edge, [2r + 1, 2r + 1], that sums to about 1.
-
-    r is `radius`, and at least 8.
-    """
-    reach = np.arange(-8, 9) if radius <= 8 else np.arange(-radius, radius + 1)
-    disk = (reach[:, None] ** 2 + reach[None] ** 2 <= radius**2).astype(np.float64)
-    half = 1 if radius <= 8 else 2
-    weights = np.exp(-(np.arange(-half, half + 1) ** 2) / (2 * alias_blur**2))
-    weights /= weights.sum()
-    softened = ndimage.correlate1d(disk / disk.sum(), weights, axis=0, mode="mirror")
-    return ndimage.correlate1d(softened, weights, axis=1, mode="mirror")
-
-
-def _defocus_blur(x: np.ndarray, c: tuple, rng: np.random.Generator) -> np.ndarray:
-    del rng
-    return ndimage.correlate(x, _disk(*c)[:, :, None], mode="mirror")
-
-
-def _glass_blur(x: np.ndarray, c: tuple, rng: np.random.Generator) -> np.ndarray:
-    """Blurs, moves each pixel to a place nearby, blurs again.
-
-    The release swaps two views of one array, so the second pixel keeps its value. Each pixel
-    thereby takes the value of a pixel up to `reach` away.
-    """
-    sigma, reach, rounds = c
-    x = np.floor(_blur(x, sigma) * 255) / 255
-    height, width = x.shape[:2]
-    flat = x.reshape(-1, 3)
-    rows, columns = np.arange(height - reach, reach, -1), np.arange(width - reach, reach, -1)
-    for _ in range(rounds):
-        moves = rng.integers(-reach, reach, (len(rows), len(columns), 2))
-        targets = (rows[:, None] * width + columns[None]).ravel()
-        sources = ((rows[:, None] + moves[..., 1]) * width + columns[None] + moves[..., 0]).ravel()
-        # Moves run one after another, since a pixel may pass on a value that it has just received.
-        # The loop moves places only; the pixels move once, after it.
-        origin = list(range(height * width))
-        for target, source in zip(targets.tolist(), sources.tolist()):
-            origin[target] = origin[source]
-        flat = flat[origin]
-    return _blur(flat.reshape(x.shape), sigma)
-
-
-def _along(x: np.ndarray, radius: int, sigma: float, angle: float) -> np.ndarray:
-    """Blurs `x` [H, W, …] by motion along `angle` (degrees).
-
-    The result is a sum of `x` moved step by step, with weights that fall off as a Gaussian.
-    """
-    width = 2 * radius + 1
-    weights = np.exp(-(np.arange(width) ** 2) / (2 * sigma**2))
-    weights /= weights.sum()
-    sine, cosine = math.sin(math.radians(angle)), math.cos(math.radians(angle))
-    padded = np.pad(x, [(width, width), (width, width), *[(0, 0)] * (x.ndim - 2)], mode="edge")
-    result = np.zeros_like(x)
-    for step, weight in enumerate(weights):
-        down, right = -math.ceil(step * sine - 0.5), -math.ceil(step * cosine - 0.5)
-        if abs(down) >= x.shape[0] or abs(right) >= x.shape[1]:
-            break
-        result += (
-            weight
-            * padded[
-                width - down : width - down + x.shape[0], width - right : width - right + x.shape[1]
-            ]
-        )
-    return result
-
-
-def _motion_blur(x: np.ndarray, c: tuple, rng: np.random.Generator) -> np.ndarray:
-    return _along(x, c[0], c[1], rng.uniform(-45, 45))
-
-
-def _zoomed(x: np.ndarray, factor: float) -> np.ndarray:
-    """Returns the middle of `x` [H, W, C], enlarged bilinearly by `factor` to [H, W, C]."""
-    height, width = x.shape[:2]
-    rows, columns = math.ceil(height / factor), math.ceil(width / factor)
-    top, left = (height - rows) // 2, (width - columns) // 2
-    enlarged = ndimage.zoom(
-        x[top : top + rows, left : left + columns], (factor, factor, 1), order=1
-    )
-    # Rounding may leave the enlarged image a pixel too short or too long.
-    top, left = max(enlarged.shape[0] - height, 0) // 2, max(enlarged.shape[1] - width, 0) // 2
-    cut = enlarged[top : top + height, left : left + width]
-    return np.pad(cut, [(0, height - cut.shape[0]), (0, width - cut.shape[1]), (0, 0)], mode="edge")
-
-
-def _zoom_blur(x: np.ndarray, c: tuple, rng: np.random.Generator) -> np.ndarray:
-    """Returns the mean of the image and its enlargements by 1, 1 + step, … below `stop`."""
-    del rng
-    stop, step = c
-    factors = np.arange(1, stop, step)
-    return (x + sum(_zoomed(x, factor) for factor in factors)) / (len(factors) + 1)
-
-
-# Weather
-
-
-def _plasma(size: int, decay: float, rng: np.random.Generator) -> np.ndarray:
-    """Returns a cloudy height map in 0–1, [size, size]: diamond-square on a torus.
-
-    `size` is a power of 2. The random part of a new point is uniform in ±w² around the mean of four
-    neighbours. Each step halves the grid and divides w by `decay`, so the random part by `decay`².
-    """
-    heights = np.zeros([size, size])
-    step, wobble = size, 100.0
-
-    def around(total: np.ndarray) -> np.ndarray:
-        return total / 4 + wobble * rng.uniform(-wobble, wobble, total.shape)
-
-    while step >= 2:
-        half = step // 2
-        corners = heights[::step, ::step]
-        rows = corners + np.roll(corners, -1, axis=0)
-        heights[half::step, half::step] = around(rows + np.roll(rows, -1, axis=1))
-        centers = heights[half::step, half::step]
-        above_and_below = centers + np.roll(centers, 1, axis=0)
-        heights[::step, half::step] = around(
-            above_and_below + corners + np.roll(corners, -1, axis=1)
-        )
-        beside = centers + np.roll(centers, 1, axis=1)
-        heights[half::step, ::step] = around(beside + corners + np.roll(corners, -1, axis=0))
-        step, wobble = half, wobble / decay
-    heights -= heights.min()
-    return heights / heights.max()
-
-
-def _power_of_2(x: np.ndarray) -> int:
-    """Returns the size of a torus for `x`: the first power of 2 that is at least the short side.
-
-    A torus of the size of the long side would need the square of that side in memory.
-    """
-    return 1 << (min(x.shape[:2]) - 1).bit_length()
-
-
-def _cut(torus: np.ndarray, top: int, left: int, shape: tuple[int, ...]) -> np.ndarray:
-    """Cuts a window [H, W], the first two sizes of `shape`; it wraps around as often as needed."""
-    rows, columns = (
-        np.arange(first, first + side) % len(torus) for first, side in zip((top, left), shape)
-    )
-    return torus[np.ix_(rows, columns)]
-
-
-def _gray(x: np.ndarray) -> np.ndarray:
-    """Returns the brightness as the eye sees it, [H, W, 1]."""
-    return x @ np.array([[0.299], [0.587], [0.114]])
-
-
-def _snow(x: np.ndarray, c: tuple, rng: np.random.Generator) -> np.ndarray:
-    """Adds snowflakes, and the same flakes turned by 180°, to a whitened image.
-
-    Flakes are enlarged noise above a threshold, drawn out by the wind.
-    """
-    mean, deviation, zoom, threshold, radius, sigma, kept = c
-    layer = _zoomed(rng.normal(mean, deviation, x.shape[:2])[..., None], zoom)[..., 0]
-    layer[layer < threshold] = 0
-    layer = np.floor(np.clip(layer, 0, 1) * 255) / 255
-    layer = np.clip(_along(layer, int(radius), sigma, rng.uniform(-135, -45)), 0, 1)[..., None]
-    x = kept * x + (1 - kept) * np.maximum(x, _gray(x) * 1.5 + 0.5)
-    return x + layer + layer[::-1, ::-1]
-
-
-def _frost(x: np.ndarray, c: tuple, rng: np.random.Generator) -> np.ndarray:
-    """Lays ice over the image: `kept` · image + `ice` · frost.
-
-    The release cuts the frost out of photographs; this function grows it. The creases of cloudy
-    maps become needles. A coarse map lets the needles stand closer at some places. Brightness,
-    contrast and tint are about those of the photographs.
-    """
-    kept, ice = c
-    size = 2 * _power_of_2(x)
-    top, left = (
-        int(rng.integers(size - side + 1 if side <= size else size)) for side in x.shape[:2]
-    )
-    needles = 1 - np.abs(2 * _cut(_plasma(size, 1.6, rng), top, left, x.shape) - 1)
-    cover = _cut(_plasma(size, 2.5, rng), top, left, x.shape)
-    texture = 0.35 * cover + 0.65 * needles**3
-    texture = (texture - texture.mean()) / max(texture.std(), 1e-6)
-    frost = np.clip(0.45 + 0.2 * texture, 0, 1)[..., None] * np.array([0.92, 1.0, 1.08])
-    return kept * x + ice * np.clip(frost, 0, 1)
-
-
-def _fog(x: np.ndarray, c: tuple, rng: np.random.Generator) -> np.ndarray:
-    amount, decay = c
-    brightest = x.max()
-    fog = _cut(_plasma(_power_of_2(x), decay, rng), 0, 0, x.shape)[..., None]
-    return (x + amount * fog) * brightest / (brightest + amount)
-
-
-def _brightness(x: np.ndarray, c: tuple, rng: np.random.Generator) -> np.ndarray:
-    del rng
-    return brighten(x, c[0])
-
-
-def brighten(x: np.ndarray, amount: float) -> np.ndarray:
-    """Adds `amount` to V of HSV, the largest channel, keeping hue and saturation.
-
-    All channels scale by V'/V; black turns gray.
-    """
-    value = x.max(axis=2, keepdims=True)
-    raised = np.clip(value + amount, 0, 1)
-    return np.where(value > 0, x * raised / np.where(value > 0, value, 1), raised)
 
 
 # Digital
@@ -392,27 +182,27 @@ _TABLE: dict[str, tuple[_Corruption, tuple, tuple]] = {
         (0.01, 0.02, 0.03, 0.05, 0.07),
     ),
     "defocus_blur": (
-        _defocus_blur,  # radius, softness of the edge
+        blur.defocus_blur,  # radius, softness of the edge
         ((3, 0.1), (4, 0.5), (6, 0.5), (8, 0.5), (10, 0.5)),
         ((0.3, 0.4), (0.4, 0.5), (0.5, 0.6), (1, 0.2), (1.5, 0.1)),
     ),
     "glass_blur": (
-        _glass_blur,  # sigma, reach, rounds
+        blur.glass_blur,  # sigma, reach, rounds
         ((0.7, 1, 2), (0.9, 2, 1), (1, 2, 3), (1.1, 3, 2), (1.5, 4, 2)),
         ((0.05, 1, 1), (0.25, 1, 1), (0.4, 1, 1), (0.25, 1, 2), (0.4, 1, 2)),
     ),
     "motion_blur": (
-        _motion_blur,  # radius, sigma
+        blur.motion_blur,  # radius, sigma
         ((10, 3), (15, 5), (15, 8), (15, 12), (20, 15)),
         ((6, 1), (6, 1.5), (6, 2), (8, 2), (9, 2.5)),
     ),
     "zoom_blur": (
-        _zoom_blur,  # stop, step
+        blur.zoom_blur,  # stop, step
         ((1.11, 0.01), (1.16, 0.01), (1.21, 0.02), (1.26, 0.02), (1.31, 0.03)),
         ((1.06, 0.01), (1.11, 0.01), (1.16, 0.01), (1.21, 0.01), (1.26, 0.01)),
     ),
     "snow": (
-        _snow,  # mean, deviation, zoom, threshold, radius, sigma, kept
+        weather.snow,  # mean, deviation, zoom, threshold, radius, sigma, kept
         (
             (0.1, 0.3, 3, 0.5, 10, 4, 0.8),
             (0.2, 0.3, 2, 0.5, 12, 4, 0.7),
@@ -429,16 +219,16 @@ _TABLE: dict[str, tuple[_Corruption, tuple, tuple]] = {
         ),
     ),
     "frost": (
-        _frost,  # kept, ice
+        weather.frost,  # kept, ice
         ((1, 0.4), (0.8, 0.6), (0.7, 0.7), (0.65, 0.7), (0.6, 0.75)),
         ((1, 0.2), (1, 0.3), (0.9, 0.4), (0.85, 0.4), (0.75, 0.45)),
     ),
     "fog": (
-        _fog,  # amount, decay
+        weather.fog,  # amount, decay
         ((1.5, 2), (2, 2), (2.5, 1.7), (2.5, 1.5), (3, 1.4)),
         ((0.2, 3), (0.5, 3), (0.75, 2.5), (1, 2), (1.5, 1.75)),
     ),
-    "brightness": (_brightness, (0.1, 0.2, 0.3, 0.4, 0.5), (0.05, 0.1, 0.15, 0.2, 0.3)),
+    "brightness": (weather.brightness, (0.1, 0.2, 0.3, 0.4, 0.5), (0.05, 0.1, 0.15, 0.2, 0.3)),
     "contrast": (_contrast, (0.4, 0.3, 0.2, 0.1, 0.05), (0.75, 0.5, 0.4, 0.3, 0.15)),
     "elastic_transform": (
         _elastic_transform,  # alpha, sigma, reach of the points

@@ -16,6 +16,7 @@ import numpy as np
 from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
 
 from cli.files import atomic_path
@@ -69,47 +70,41 @@ def summary_figure(rows: Sequence[Evaluation], path: str | os.PathLike[str]) -> 
     """
     if not rows:
         raise ValueError("no models to draw")
-    figure = _figure(17.0, 5.4)
-    left, middle, right = figure.subplots(1, 3, width_ratios=[1, 1, 1.15])
-    _draw_accuracies(left, rows)
-    _draw_reliability(middle, rows)
-    _draw_confusion(right, rows[-1])
+    figure = _figure(9.0, 9.6)  # narrow: a page shows it without making its text much smaller
+    panels: dict[str, Axes] = figure.subplot_mosaic(
+        [["accuracies", "reliability"], ["confusion", "confusion"]], height_ratios=[1, 1.25]
+    )
+    _draw_accuracies(panels["accuracies"], rows)
+    _draw_reliability(panels["reliability"], rows)
+    _draw_confusion(panels["confusion"], rows[-1])
     _save(figure, path)
 
 
 def _draw_accuracies(axes: Axes, rows: Sequence[Evaluation]) -> None:
-    places = np.arange(len(rows))
-    top1 = np.array([100 * row.top1 for row in rows])
-    interval = 100 * np.array([row.top1_interval for row in rows])  # (rows, 2)
-    axes.bar(places, top1, color=[_color(i) for i in range(len(rows))], width=0.65, alpha=0.85)
-    reach = np.stack([top1 - interval[:, 0], interval[:, 1] - top1]).clip(min=0)
-    axes.errorbar(places, top1, yerr=reach, fmt="none", ecolor="black", elinewidth=1.3, capsize=5)
-    # The axis starts at the lowest interval, not at 0, since a few points between 90 and 100 % are
-    # the news. The axis says so.
-    floor = max(0.0, 10 * np.floor((interval[:, 0].min() - 5) / 10))
-    axes.set_ylim(floor, 100 + 0.09 * (100 - floor))
-    for place, value, high in zip(places, top1, interval[:, 1]):
+    """Draws a dot with its interval for each model, the first one on top, up to 100 %."""
+    places = np.arange(len(rows))[::-1]
+    for i, (place, row) in enumerate(zip(places, rows)):
+        low, high = (100 * end for end in row.top1_interval)
+        axes.plot([low, high], [place, place], color=_color(i), linewidth=2)
+        axes.plot(100 * row.top1, place, MARKERS[i % len(MARKERS)], color=_color(i), markersize=9)
         axes.annotate(
-            f"{value:.1f}",
-            (place, high),
-            xytext=(0, 3),
+            f"{100 * row.top1:.1f}",
+            (100 * row.top1, place),
+            xytext=(0, 8),
             textcoords="offset points",
             ha="center",
             fontweight="bold",
         )
-    turned = len(rows) > 4 or max(len(row.name) for row in rows) > 12
-    axes.set_xticks(
-        places,
-        [_text(row.name) for row in rows],
-        parse_math=False,
-        rotation=30 if turned else 0,
-        ha="right" if turned else "center",
-    )
-    axes.set_yticks(np.arange(floor, 101, 10 if floor < 60 else 5))
-    axes.set_ylabel("top-1 (%)" + (f", axis from {floor:.0f}" if floor else ""))
+    lowest = min(100 * row.top1_interval[0] for row in rows)
+    axes.set_xlim(max(0.0, float(np.floor(lowest - 1))), 100)
+    axes.set_ylim(-0.6, len(rows) - 0.3)
+    axes.set_yticks(places, [_text(row.name) for row in rows], parse_math=False)
+    axes.set_xlabel("top-1 (%)")
+    axes.grid(axis="x", alpha=0.3)
+    top1 = 100 * rows[-1].top1
     _title(
         axes,
-        f"Top-1 of {rows[-1].name}: {top1[-1]:.1f} %",
+        f"Top-1 of {rows[-1].name}: {top1:.1f} %",
         f"{rows[-1].examples:,} test examples, 95 % Wilson intervals",
     )
 
@@ -117,30 +112,37 @@ def _draw_accuracies(axes: Axes, rows: Sequence[Evaluation]) -> None:
 def _draw_reliability(axes: Axes, evaluations: Sequence[Evaluation]) -> None:
     axes.plot([0, 1], [0, 1], color="#808080", linestyle="--", linewidth=1, label="perfect")
     for i, evaluation in enumerate(evaluations):
-        filled = evaluation.bins.count > 0
-        axes.plot(
-            evaluation.bins.confidence[filled],
-            evaluation.bins.accuracy[filled],
+        bins = evaluation.bins
+        filled = bins.count > 0
+        confidence, accuracy = bins.confidence[filled], bins.accuracy[filled]
+        axes.plot(confidence, accuracy, color=_color(i), linewidth=1, alpha=0.4)
+        axes.scatter(
+            confidence,
+            accuracy,
+            s=15 + 150 * np.sqrt(bins.count[filled] / evaluation.examples),  # a bin of few is small
             color=_color(i),
             marker=MARKERS[i % len(MARKERS)],
-            markersize=5,
-            linewidth=1.6,
+            clip_on=False,  # bins of 0 or 1 are whole marks
+            zorder=3,
             label=f"{_text(evaluation.name)} (ECE {evaluation.ece:.3f})",
         )
     axes.set(
         xlim=(0, 1),
-        ylim=(0, 1.02),
+        ylim=(0, 1),
         xlabel="confidence (probability of the answer)",
         ylabel="accuracy",
     )
-    for text in axes.legend(loc="best", fontsize=9).get_texts():
+    legend = axes.legend(loc="best", fontsize=9)
+    for handle, text in zip(legend.legend_handles, legend.get_texts()):
         text.set_parse_math(False)
+        if isinstance(handle, PathCollection):
+            handle.set_sizes([30])
     axes.grid(alpha=0.3)
     last = evaluations[-1]
     _title(
         axes,
         f"Calibration of {last.name}: ECE {last.ece:.3f}",
-        f"{len(last.bins.count)} bins; above the diagonal: too modest, below: too sure",
+        f"{len(last.bins.count)} bins; larger marks: more images; below the diagonal: too sure",
     )
 
 

@@ -14,7 +14,8 @@ from collections.abc import Callable
 import numpy as np
 from scipy import ndimage
 
-from evaluation.corruptions import SMALL, brighten
+from evaluation.corruptions import SMALL
+from evaluation.weather import brighten
 
 FRAMES: dict[str, int] = {
     "translate": 16,

@@ -29,6 +29,8 @@ SIDE = 192
 """Largest longer side of a picture, in pixels; the page shows it smaller until enlarged."""
 RIGHT, WRONG = "\x01", "\x02"
 """Marks around a right and a wrong answer in a caption: characters that no name has."""
+JOIN = "\N{NO-BREAK SPACE}"
+"""Space between a number and its percent sign in a narrow caption, where no line may end."""
 
 
 class Picture(NamedTuple):
@@ -147,7 +149,7 @@ def filtered_out(predictions: Path, unlabeled: Path, threshold: float, count: in
     return [
         picture(
             images[key],
-            f"{names[label]} {-100 * p:.0f} %",
+            f"{names[label]} {-100 * p:.0f}{JOIN}%",
             f"filtered out: {names[label]} with {-100 * p:.0f} %",
             key,
         )
@@ -173,7 +175,7 @@ def out_of_domain(pseudo_labeled: Path, domain: str, count: int) -> list[Picture
         )
         text = f"out of domain, taken for {name} with {100 * p:.0f} %"
         encoded = features["image/encoded"].bytes_list.value[0]
-        found.append(picture(encoded, f"{name} {100 * p:.0f} %", text, key))
+        found.append(picture(encoded, f"{name} {100 * p:.0f}{JOIN}%", text, key))
         if len(found) == count:
             break
     return found

@@ -8,7 +8,7 @@ where the models' directories lie together as `run_noisy_student.sh` leaves them
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +17,24 @@ import numpy as np
 from cli.errors import one_line
 from cli.json_files import read_json
 from data.records import Manifest
-from evaluation import about, charts, embedding, history, page, pictures, results, tables
+from evaluation import (
+    about,
+    charts,
+    embedding,
+    history,
+    page,
+    pictures,
+    results,
+    suite_sections,
+    tables,
+)
 from evaluation.classifiers import Candidate
 from evaluation.metrics import Evaluation
-from evaluation.robustness import CORRUPTIONS, SEVERITIES
+from evaluation.suite_sections import Section
 from evaluation.suites import Inputs
 from training import model_dir
 
 NAME = "report.html"
-
-Section = Iterator[tuple[str, Any]]
 
 _SUITE_NAMES = {
     "clean": "clean accuracy",
@@ -109,6 +117,9 @@ class _Report:
 
     def sections(self) -> dict[str, Any]:
         """Returns what `templates/report.html` shows."""
+        suites = suite_sections.Suites(
+            self.directory, self.models, self.pair(), self.inputs, self._label_names()
+        )
         without, split = self.summary.get("classes_without_examples", []), self.summary.get("split")
         return {
             **dict(self.overview()),
@@ -120,11 +131,11 @@ class _Report:
             "calibration": dict(self.calibration()),
             "training": _optional(lambda: history.training(self.runs)),
             "pseudo_labels": _optional(lambda: history.pseudo_labels(self.run)),
-            "corruptions": dict(self.corruptions()),
-            "corrupted": _optional(self._corrupted_pictures),
-            "sequences": dict(self.sequences()),
-            "frames": _optional(self._sequence_pictures),
-            "attacks": dict(self.attacks()),
+            "corruptions": dict(suite_sections.corruptions(suites)),
+            "corrupted": _optional(lambda: suite_sections.corrupted_pictures(suites)),
+            "sequences": dict(suite_sections.sequences(suites)),
+            "frames": _optional(lambda: suite_sections.sequence_pictures(suites)),
+            "attacks": dict(suite_sections.attacks(suites)),
             "mistakes": _optional(self._mistake_pictures),
             "provenance": _optional(self.provenance),
         }
@@ -132,10 +143,6 @@ class _Report:
     def facts(self) -> Section:
         """Yields the facts of the run; see `about.facts`."""
         return about.facts(self.run, self.data, self.commands(), self.seconds)
-
-    def having(self, suite: str) -> dict[str, dict[str, Any]]:
-        """Returns model -> its numbers of a suite, for the models that have it."""
-        return {name: row[suite] for name, row in self.models.items() if suite in row}
 
     def pair(self) -> list[str]:
         """Returns the models that are compared picture by picture: the baseline and the last."""
@@ -247,195 +254,6 @@ class _Report:
             ]
             yield "confused", rows
 
-    def corruptions(self) -> Section:
-        measured = self.having("c")
-        if not measured:
-            return
-        errors = {name: row["errors"] for name, row in measured.items()}
-        kinds = list(next(iter(errors.values())))
-        common = [kind for kind in kinds if kind in CORRUPTIONS]
-        per_kind = {
-            name: [100 * float(np.mean(errors[name][kind])) for kind in kinds] for name in errors
-        }
-        svg = charts.grouped_bars(
-            "Error under each corruption, per model", kinds, per_kind, "error (%)"
-        )
-        yield (
-            "charts",
-            [*(self._mean_corruptions(common) if common else []), ("Each corruption", svg, "")],
-        )
-
-    def _mean_corruptions(self, common: Sequence[str]) -> list[tuple[str, str, str]]:
-        """Returns the charts of the means over the corruptions `common`.
-
-        The four extra corruptions are not among them.
-        """
-        measured = self.having("c")
-        names = list(measured)
-        by_severity: list[charts.Series] = []
-        for name, row in measured.items():
-            accuracy = [
-                100 * (1 - float(np.mean([row["errors"][kind][i] for kind in common])))
-                for i in range(len(SEVERITIES))
-            ]
-            unchanged = row.get("unchanged_error")
-            start = [] if unchanged is None else [100 * (1 - unchanged)]
-            by_severity.append((name, [*([0] if start else []), *SEVERITIES], [*start, *accuracy]))
-        overall = [100 * row["mean_error"] for row in measured.values()]
-        intervals = [_percents(row.get("mean_error_interval")) for row in measured.values()]
-        said = ", ".join(f"{name} {value:.1f} %" for name, value in zip(names, overall))
-        drawn = [
-            (
-                "Mean error",
-                charts.bars(
-                    f"Mean error under corruptions: {said}", names, overall, intervals, "error (%)"
-                ),
-                "Not normalised.",
-            ),
-            (
-                "By severity",
-                charts.lines(
-                    "Top-1 by severity",
-                    by_severity,
-                    "severity (0: unchanged)",
-                    "top-1 (%)",
-                    xticks=(0, *SEVERITIES),
-                ),
-                "Mean over corruptions.",
-            ),
-        ]
-        mce: list[Any] = [row.get("mce", row.get("mce_of_part")) for row in measured.values()]
-        if all(value is not None for value in mce):
-            part = "" if "mce" in measured[names[0]] else f" of {len(common)} corruptions"
-            said = ", ".join(f"{name} {value:.1f}" for name, value in zip(names, mce))
-            svg = charts.bars(
-                f"Mean corruption error: {said}", names, mce, [None] * len(names), "mCE"
-            )
-            caption = (
-                f"Error in percent of that of {measured[names[-1]]['reference']}; lower is better."
-            )
-            drawn.insert(0, (f"mCE{part}", svg, caption))
-        return drawn
-
-    def _corrupted_pictures(self) -> Section:
-        if not self.having("c"):
-            return
-
-        def ask(name: str) -> Callable[[str, int], tuple[int, int]]:
-            def answer(corruption: str, severity: int) -> tuple[int, int]:
-                stored = results.load(self.directory / name / "c" / f"{corruption}-{severity}.npz")
-                return int(stored["answers"][0]), int(stored["labels"][0])
-
-            return answer
-
-        names = [name for name in self.pair() if name in self.having("c")]
-        shown = pictures.corrupted(
-            self.inputs.c, (1, 3, 5), {name: ask(name) for name in names}, self._label_names()
-        )
-        yield "pictures", {name.replace("_", " "): found for name, found in shown.items()}
-
-    def sequences(self) -> Section:
-        measured = self.having("p")
-        if not measured:
-            return
-        names = list(measured)
-        kinds = list(measured[names[0]]["flips"])
-        per_kind = {name: [100 * measured[name]["flips"][kind] for kind in kinds] for name in names}
-        drawn = [
-            (
-                "Each perturbation",
-                charts.grouped_bars(
-                    "Flip probability of each perturbation", kinds, per_kind, "flips (%)"
-                ),
-                "",
-            )
-        ]
-        means = [row["mean_flip"] for row in measured.values()]
-        if None not in means:  # None is in it where only the extra perturbations are there
-            overall = [100 * mean for mean in means]
-            intervals = [_percents(row.get("mean_flip_interval")) for row in measured.values()]
-            said = ", ".join(f"{name} {value:.1f} %" for name, value in zip(names, overall))
-            svg = charts.bars(
-                f"Mean flip probability: {said}", names, overall, intervals, "flips (%)"
-            )
-            drawn.insert(0, ("Mean flip probability", svg, "Not normalised."))
-        yield "charts", drawn
-
-    def _sequence_pictures(self) -> Section:
-        measured = self.having("p")
-        names = [name for name in self.pair() if name in measured] or list(measured)[-1:]
-        if not names:
-            return
-        shown = {}
-        for kind, (examples, length) in self.inputs.p.items():
-            stored = {
-                name: results.load(self.directory / name / "p" / f"{kind}.npz") for name in names
-            }
-            label = int(next(iter(stored.values()))["labels"][0])
-            given = {name: arrays["answers"][0] for name, arrays in stored.items()}
-            which = sorted({round(i * (length - 1) / 6) for i in range(7)})
-            shown[kind.replace("_", " ")] = pictures.frames(
-                examples, which, given, label, self._label_names()
-            )
-        yield "pictures", shown
-
-    def attacks(self) -> Section:
-        measured = self.having("adversarial")
-        if not measured:
-            return
-        names = list(measured)
-        curves = [
-            (
-                name,
-                measured[name]["epsilons"],
-                [100 * value for value in measured[name]["fgsm_top1"]],
-            )
-            for name in names
-        ]
-        pgd = [100 * measured[name]["pgd_top1"] for name in names]
-        intervals = [_percents(measured[name]["pgd_interval"]) for name in names]
-        said = ", ".join(f"{name} {value:.1f} %" for name, value in zip(names, pgd))
-        schema = {"evaluate": {"pgd_iterations": int, "pgd_epsilon": float, "norm": object}}
-        settings = read_json(self.directory / "config.json", schema)["evaluate"]
-        told = (
-            f"{settings['pgd_iterations']} iterations, ε = {settings['pgd_epsilon']:g}, norm"
-            f" {settings['norm']}; 95 % Wilson intervals."
-        )
-        yield (
-            "charts",
-            [
-                (
-                    "FGSM",
-                    charts.lines(
-                        "Top-1 under FGSM by epsilon",
-                        curves,
-                        "ε (0–255)",
-                        "top-1 (%)",
-                        ylim=(0, 101),
-                    ),
-                    "As in the paper's Figure 4.",
-                ),
-                (
-                    "PGD",
-                    charts.bars(f"Top-1 under PGD: {said}", names, pgd, intervals, "top-1 (%)"),
-                    told,
-                ),
-            ],
-        )
-        stored = results.load(self.directory / self.last / "adversarial.npz")
-        shown = []
-        for i in range(min(len(stored["images"]), 8)):
-            after = (
-                pictures.marked("right", True)
-                if stored["pgd"][i]
-                else pictures.marked("wrong", False)
-            )
-            for image, caption in ((stored["images"][i], "before"), (stored["attacked"][i], after)):
-                alt = f"{self._label_names()[stored['labels'][i]]}, {pictures.plain(caption)}"
-                pixels = np.rint(image).astype(np.uint8)
-                shown.append(pictures.picture(pixels, caption, alt, str(stored["keys"][i])))
-        yield "pictures", shown
-
     def _mistake_pictures(self) -> Section:
         if len(self.pair()) < 2 or not self.evaluations or self.manifest is None:
             return
@@ -496,10 +314,6 @@ def _optional(section: Callable[[], Section]) -> dict[str, Any]:
     except Exception as error:
         values["left_out"] = one_line(error)
     return values
-
-
-def _percents(interval: Sequence[float] | None) -> list[float] | None:
-    return None if interval is None else [100 * bound for bound in interval]
 
 
 def _signed(value: float) -> str:

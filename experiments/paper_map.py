@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import textwrap
+
 from experiments.papers.chapters import CHAPTERS, counts
 from experiments.papers.row import IMPOSSIBLE, VERDICTS, Differs, Numbers, Row
 
 INTRO = """\
 # Where each part of the papers is
+
+Find the command that makes a table or a figure of the papers, and how far it is checked here.
+
+Related: [differences](differences.md), [results](results.md), [results of Meta Pseudo
+Labels](meta_pseudo_labels_results.md), [scaling](scaling.md).
 
 Made by `python -m experiments.paper_map > docs/paper_map.md`. Edit `experiments/papers/` instead.
 
@@ -23,7 +30,7 @@ the plan with the papers' numbers. It fails where a recipe, a flag or a file is 
 def page() -> str:
     """Returns docs/paper_map.md."""
     verdicts = "".join(f"| {name} | {meaning} |\n" for name, meaning in VERDICTS.items())
-    parts = [f"{INTRO}{verdicts}\n{counts(CHAPTERS)}.\n"]
+    parts = [f"{INTRO}{verdicts}\n{textwrap.fill(counts(CHAPTERS) + '.', 100)}\n"]
     for paper, rows in CHAPTERS.items():
         head = "| paper | here | commands | checked here | verdict |\n|---|---|---|---|---|\n"
         parts.append(f"## {paper}\n\n{head}{''.join(map(_line, rows))}")

@@ -35,6 +35,7 @@ from cli.files import atomic_path
 from cli.json_files import read_json, reading, to_json, write_json
 from data import sources
 from evaluation.statistics import gain_over_seeds, holm
+from experiments.study_figure import figure
 from experiments.study_runs import commands, linked, run_directory, seeds
 
 
@@ -375,30 +376,3 @@ def markdown(config: ConfigDict, found: Mapping[str, Any]) -> str:
             f" interval {claim['low']:+.2f} to {claim['high']:+.2f}, {p}{config.seeds} seeds)"
         )
     return "\n".join(lines) + "\n"
-
-
-def figure(config: ConfigDict, found: Mapping[str, Any], path: Path) -> None:
-    """Draws one bar per reading, with its seeds as dots."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    names = list(found["readings"])
-    fig, axes = plt.subplots(figsize=(1.5 + 1.1 * len(names), 3.6), layout="constrained")
-    for x, name in enumerate(names):
-        numbers = found["readings"][name]
-        axes.bar(x, np.mean(numbers), yerr=np.std(numbers, ddof=1), color="0.8", capsize=4)
-        axes.plot(
-            np.linspace(x - 0.2, x + 0.2, len(numbers)), numbers, "o", color="C0", markersize=4
-        )
-    low = min(min(numbers) for numbers in found["readings"].values())
-    high = max(
-        max(*numbers, np.mean(numbers) + np.std(numbers, ddof=1))
-        for numbers in found["readings"].values()
-    )
-    axes.set(title=config.title, ylabel="top-1 %", ylim=(max(0.0, low - 3), min(100.0, high + 1)))
-    axes.set_xticks(range(len(names)), [name.replace("_", "\n") for name in names], fontsize=8)
-    with atomic_path(path) as temporary:
-        fig.savefig(temporary, format="png", dpi=120)
-    plt.close(fig)

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import tensorflow as tf
 from ml_collections import ConfigDict
 
-from training.losses import adjusted, cross_entropy, l2, one_hot, smooth
+from training.losses import adjusted, cross_entropy, l2, smooth
 from training.method import IMAGES, Method, Parts, network_of_three_views, weak_and_strong_samples
-from training.optimizers import gradient
-from training.trainer import Trainer, hits
-from training.uda import forward, gradients_of_views
+from training.trainer import hits
+from training.uda import Logits, ThreeViewsTrainer
 
 
 def fixmatch_loss(
@@ -39,7 +37,7 @@ def fixmatch_loss(
     return tf.reduce_mean(confident * cross_entropy(pseudo, strong)), tf.reduce_mean(confident)
 
 
-class FixMatch(Trainer):
+class FixMatch(ThreeViewsTrainer):
     """Trains a classifier by FixMatch.
 
     Elements of the data set given to `fit`: `((x, y), (x_weak, x_strong))`. `x` are weakly
@@ -74,49 +72,40 @@ class FixMatch(Trainer):
         accumulation: int = 1,
         seed: int = 0,
     ):
-        logged = ("loss", "labeled_loss", "unlabeled_loss", "confident", "top1")
         super().__init__(
-            model, ema_decay=ema_decay, rematerialize=rematerialize, logged=logged, name="fixmatch"
+            model,
+            ema_decay=ema_decay,
+            rematerialize=rematerialize,
+            accumulation=accumulation,
+            noise_seed=seed,
+            logged=("loss", "labeled_loss", "unlabeled_loss", "confident", "top1"),
+            name="fixmatch",
         )
         self.threshold = threshold
         self.unlabeled_weight = unlabeled_weight
         self.label_smoothing = label_smoothing
         self.adjustment = adjustment
         self.weight_decay = weight_decay
-        self.accumulation = accumulation
-        self.seed = seed
 
-    def train_step(self, data: Any) -> dict[str, tf.Tensor]:
-        """Makes one step of Algorithm 1."""
-        self.move(gradients_of_views(self._gradients, data, self.accumulation))
-        return {name: metric.result() for name, metric in self.logged.items()}
-
-    def _gradients(self, data: Any, part: int) -> list[tf.Tensor | None]:
-        """Returns the gradients of the loss on one part of the batch.
-
-        They are divided by parts and replicas, and are to be summed over both.
-        """
-        parts, replicas = self.accumulation, tf.distribute.get_strategy().num_replicas_in_sync
-        x, y, x_weak, x_strong = data
-        step = self.optimizer.iterations
-        with tf.GradientTape() as tape:
-            z = forward(self.forward, x, x_weak, x_strong, self.seed, step, part, parts)
-            targets = one_hot(y, z.labeled.shape[-1])  # (B, K)
-            # ℓ_s = 1/B Σ_b H(p_b, p_m(y | α(x_b)))  (eq. 3)
-            labeled = adjusted(z.labeled, self.adjustment)
-            labeled_loss = tf.reduce_mean(
-                cross_entropy(smooth(targets, self.label_smoothing), labeled)
-            )
-            # ℓ_u = 1/μB Σ_b 1(max(q_b) ≥ τ) H(q̂_b, p_m(y | A(u_b)))  (eq. 4)
-            unlabeled_loss, confident = fixmatch_loss(z.weak, z.strong, self.threshold)
-            # ℓ_s + λ_u ℓ_u, and weight decay
-            loss = labeled_loss + self.unlabeled_weight * unlabeled_loss
-            loss += self.weight_decay * l2(self.model.trainable_variables)
-            share = loss / (parts * replicas)
-        gradients = gradient(tape, share, self.model.trainable_variables, self.optimizer)
-        self.log(loss=loss, labeled_loss=labeled_loss, unlabeled_loss=unlabeled_loss)
-        self.log(confident=confident, top1=hits(targets, z.labeled))
-        return gradients
+    def objective_of(
+        self, logits: Logits, targets: tf.Tensor, step: tf.Tensor
+    ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
+        """Computes the objective of Algorithm 1; see `ThreeViewsTrainer`."""
+        # ℓ_s = 1/B Σ_b H(p_b, p_m(y | α(x_b)))  (eq. 3)
+        labeled = adjusted(logits.labeled, self.adjustment)
+        labeled_loss = tf.reduce_mean(cross_entropy(smooth(targets, self.label_smoothing), labeled))
+        # ℓ_u = 1/μB Σ_b 1(max(q_b) ≥ τ) H(q̂_b, p_m(y | A(u_b)))  (eq. 4)
+        unlabeled_loss, confident = fixmatch_loss(logits.weak, logits.strong, self.threshold)
+        # ℓ_s + λ_u ℓ_u, and weight decay
+        loss = labeled_loss + self.unlabeled_weight * unlabeled_loss
+        loss += self.weight_decay * l2(self.model.trainable_variables)
+        values = {
+            "labeled_loss": labeled_loss,
+            "unlabeled_loss": unlabeled_loss,
+            "confident": confident,
+            "top1": hits(targets, logits.labeled),
+        }
+        return loss, values
 
 
 def _build(section: ConfigDict, parts: Parts) -> FixMatch:

@@ -155,8 +155,8 @@ def label_feedback(
       labeled: ∇L_l(θ_S').
       factor: η_S of this step, as for `dot_product`. What clipping left is taken for a constant
         here, although it depends on all labels of the step. Under clipping h is therefore an
-        approximation, and with few examples it can be a bad one: docs/meta_pseudo_labels.md, "The
-        feedback".
+        approximation, and with few examples it can be a bad one: docs/derivation.md, "The teacher's
+        gradient".
       batch_size: B_u, over all replicas.
     """
     # A variable that the unlabelled loss does not reach has no gradient.

@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from meta_pseudo_labels.feedback import Gradients
 from training.optimizers import loss_scale
-from training.trainer import all_reduced
+from training.parts import all_reduced
 
 LARGEST = 2.0**12
 """Maximum scale of the labelled loss. Halved when the feedback overflows, otherwise doubled every

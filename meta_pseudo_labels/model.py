@@ -15,11 +15,13 @@ from meta_pseudo_labels import feedback
 from meta_pseudo_labels.feedback import find_estimator
 from meta_pseudo_labels.loss_scale import LARGEST
 from meta_pseudo_labels.student import Step, StudentTrainer
-from training import uda
+from training import layer_rates, uda
+from training.layer_rates import LayerRates
 from training.losses import one_hot
 from training.optimizers import gradient, linear_factor, loss_scale
+from training.parts import accumulated, alike, in_turn, pairs
 from training.rematerialization import statistics_kept, training_pass
-from training.trainer import accumulated, alike, check_classifier, in_turn, pairs
+from training.trainer import check_classifier
 
 
 class Batch(NamedTuple):
@@ -134,6 +136,7 @@ class FeedbackTrainer(StudentTrainer):
                     " ReducedMetaPseudoLabels with feedback='none')"
                 )
         self.teacher = teacher
+        self.teacher_layer_rates: LayerRates | None = None
         self.pseudo_labels = pseudo_labels
         self.feedback_weight = feedback_weight
         self.batch_factor = batch_factor
@@ -240,7 +243,11 @@ class FeedbackTrainer(StudentTrainer):
         # θ_T' = θ_T − η_T (g_T + g_T,supervised + g_T,UDA)
         norm = replicas * tf.linalg.global_norm(gradients)  # of each replica's own mean gradient
         self.log_finite("teacher_gradient_norm", norm, self.teacher_optimizer)
-        self.teacher_optimizer.apply_gradients(zip(gradients, self.teacher.trainable_variables))
+        variables, rates = self.teacher.trainable_variables, self.teacher_layer_rates
+        before = [v.read_value() for v in variables] if rates else []
+        self.teacher_optimizer.apply_gradients(zip(gradients, variables))
+        if rates:
+            rates.shorten(variables, before, self.teacher_optimizer.iterations)
         # `top1` is of evaluations only.
         return {name: metric.result() for name, metric in self.logged.items() if name != "top1"}
 
@@ -400,6 +407,11 @@ class MetaPseudoLabels(FeedbackTrainer):
             weight_decay,
             adjustment,
         )
+
+    def set_layer_rates(self, decay: float = 1.0, head_steps: int = 0) -> None:
+        """Does what `Trainer.set_layer_rates` does, for the teacher, too."""
+        super().set_layer_rates(decay, head_steps)
+        self.teacher_layer_rates = layer_rates.find(self.teacher, decay, head_steps)
 
     def _inputs(self, data: Any) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
         (x, y), (x_weak, x_strong) = pairs(data, "((x, y), (x_weak, x_strong))")

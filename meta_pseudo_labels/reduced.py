@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from meta_pseudo_labels.model import FeedbackTrainer
 from meta_pseudo_labels.student import Step
-from training.trainer import alike, pairs
+from training.parts import alike, pairs
 
 TINY = 1e-6
 """Least probability that is told from 0; stored probabilities are float16."""

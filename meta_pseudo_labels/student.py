@@ -17,8 +17,9 @@ from meta_pseudo_labels.loss_scale import labeled_factor, labeled_gradient, line
 from nets.noise import model_noise
 from training.losses import adjusted, cross_entropy, decayed
 from training.optimizers import gradient, kept_by_clipping, linear_factor, loss_scale
+from training.parts import accumulated, all_reduced, global_rows, in_turn
 from training.rematerialization import derivative_pass, statistics_kept, training_pass, weights_of
-from training.trainer import Trainer, accumulated, all_reduced, global_rows, hits, in_turn
+from training.trainer import Trainer, hits
 
 
 class Step(NamedTuple):
@@ -159,11 +160,11 @@ class StudentTrainer(Trainer):
                     label_tape, pseudo, own, v, factor, step.unlabeled * step.replicas
                 )
 
-            return linear(along, labeled, self.labeled_scale, self.optimizer)
+            return linear(along, self._moved(labeled), self.labeled_scale, self.optimizer)
 
         # h = η_S ⟨∇L_l(θ_S'), ∇L_u(θ_S)⟩ (eq. 12), or another estimate of L_l(θ_S) − L_l(θ_S')
         h = estimator.estimate(
-            Measurements(pseudo, old, new, labeled, unlabeled, factor, per_label)
+            Measurements(pseudo, old, new, labeled, self._moved(unlabeled), factor, per_label)
         )
         return self._centered(h, pseudo, unlabeled, step)
 
@@ -277,6 +278,15 @@ class StudentTrainer(Trainer):
         return (
             tf.reduce_mean(cross_entropy(targets, adjusted(logits, self.adjustment))) / step.shares
         )
+
+    def _moved(self, gradients: Gradients) -> Gradients:
+        """Returns gradients times the factors of the student's step just made, layer by layer.
+
+        The step is −η_S f ∇L_u with one factor f for each variable. So h has f, too.
+        """
+        if not self.layer_rates:
+            return gradients
+        return self.layer_rates.scaled(gradients, self.optimizer.iterations)
 
     def _move_student(self, unlabeled: Gradients) -> tf.Tensor | None:
         """Moves the student and its average along ∇L_u(θ_S).

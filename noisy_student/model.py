@@ -13,8 +13,9 @@ from nets.noise import model_noise
 from noisy_student.settings import LOSS_NORMALIZATIONS, PSEUDO_LABELS
 from training.losses import cross_entropy, l2, one_hot, smooth
 from training.optimizers import gradient
+from training.parts import alike, global_rows, pairs
 from training.supervised import Supervised
-from training.trainer import alike, check_classifier, global_rows, hits, pairs
+from training.trainer import check_classifier, hits
 
 
 def combine_losses(

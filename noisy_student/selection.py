@@ -178,7 +178,7 @@ class Selection:
 def select(
     shards: Iterable[Shard],
     counts: np.ndarray,
-    images_per_class: int | None,
+    images_per_class: int | np.ndarray | None,
     threshold: float = 0.0,
     most: np.ndarray | None = None,
 ) -> Selection:
@@ -194,7 +194,8 @@ def select(
     Args:
       shards: iterated over anew in every pass; columns are read only where needed.
       counts: int [K], images of each class in all the shards.
-      images_per_class: target for every class that has any image; None keeps each image once.
+      images_per_class: target for every class that has any image, or int [K], a target of each
+        class's own, at least 1; None keeps each image once.
       threshold: no confidence is below it; a good bound saves a pass.
       most: int [K], largest number of images of each class, applied before the target; at least 1
         for a class with images. None: no such limit.
@@ -208,8 +209,9 @@ def select(
     kept = counts if most is None else np.minimum(counts, most)
     few = np.zeros(num_classes, bool)  # filled up with copies
     if images_per_class is not None:
-        few = (kept > 0) & (kept < images_per_class)
-        kept = np.minimum(kept, images_per_class)
+        targets = np.broadcast_to(images_per_class, num_classes)
+        few = (kept > 0) & (kept < targets)
+        kept = np.minimum(kept, targets)
     rank_cut, tie_cut = (
         np.full(num_classes, 2**32 - 1, np.uint32),
         np.full(num_classes, 2**64 - 1, np.uint64),
@@ -235,7 +237,7 @@ def select(
         np.zeros(num_classes, np.uint64),
     )
     if images_per_class is not None:
-        repeats[few], extra[few] = np.divmod(images_per_class, kept[few])
+        repeats[few], extra[few] = np.divmod(targets[few], kept[few])
     chosen = Selection(rank_cut, tie_cut, kept, repeats, extra, extra_cut)
     if extra.any():
         cut, ties = smallest(

@@ -102,7 +102,7 @@ TRAIN = Section(
                 when=((*OF_LABELED, When("pseudo_labels", ("hard",))),),
             )
         ),
-        "frozen_blocks": settings.FROZEN_BLOCKS,
+        **settings.FINE_TUNING,
         "accumulation": settings.ACCUMULATION,
         **settings.RUN,
     },

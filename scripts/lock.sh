@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes requirements/*.txt anew from requirements.txt and requirements/dev.in:
+# Makes requirements/*.txt anew from requirements.txt, requirements/dev.in and requirements/docs.in:
 #   ./scripts/lock.sh [--upgrade]
 #
 # Needs uv and a package registry. Without --upgrade, versions that still fit stay as they are.
@@ -70,3 +70,7 @@ sed -E -e 's/^tensorflow==[0-9.]+/tensorflow-tpu==2.20.0/' -e 's/^(tf-keras|tens
 echo 'libtpu==0.0.17' >>"$SCRATCH/tpu.in"
 echo tensorflow >"$SCRATCH/excluded.txt"
 compile current-tpu "$SCRATCH/tpu.in" --excludes "$SCRATCH/excluded.txt"
+
+# The site is built apart from both stacks, on fewer Pythons.
+OLDEST=3.11 END=3.14
+compile docs "$FOLDER/docs.in"

@@ -52,11 +52,13 @@ class Version(NamedTuple):
     """A loaded version.
 
     Attributes:
+      path: its directory. The number alone does not name a version: `base_path` may change.
       number: number of the version.
       signatures: signatures by name.
       definitions: the signatures as TensorFlow's messages.
     """
 
+    path: Path
     number: int
     signatures: dict[str, Signature]
     definitions: dict[str, meta_graph_pb2.SignatureDef]
@@ -84,7 +86,7 @@ def load_version(path: Path, model: str, measured: metrics.Metrics) -> Version:
     }
     defined = {name: definition for name, definition in definitions.items() if name in signatures}
     _warm(path, model, signatures, measured)
-    return Version(int(path.name), signatures, defined)
+    return Version(path, int(path.name), signatures, defined)
 
 
 def stamp(path: Path) -> tuple[tuple[str, int, int], ...]:

@@ -10,6 +10,7 @@ request. **Not for production**: it has no TLS, and Python slows it down.
 
 from __future__ import annotations
 
+import gc
 import signal
 import threading
 import time
@@ -34,6 +35,7 @@ from serving import rest
 from serving.connections import DRAIN_SECONDS
 from serving.json_requests import MAX_BYTES
 from serving.loading import array_of
+from serving.memory import Share
 from serving.models import Models, Refused, signature_map
 from serving.request_log import RequestLog
 
@@ -65,7 +67,11 @@ class Prediction(prediction_service_pb2_grpc.PredictionServiceServicer):
         """Computes a signature."""
         spec = request.model_spec
         try:
-            with self._models.counted(spec.name, "Predict", "GRPC"):
+            with (
+                self._models.counted(spec.name, "Predict", "GRPC"),
+                Share(self._models.memory) as share,
+            ):
+                share.add(request.ByteSize())
                 signature = self._models.signature(*_spec(spec), spec.signature_name)
                 inputs = {name: array_of(proto, name) for name, proto in request.inputs.items()}
                 outputs = self._models.run(signature, inputs, tuple(request.output_filter))
@@ -210,6 +216,31 @@ def start_grpc(
     return server, bound
 
 
+def _follow(models: Models, stop: threading.Event) -> None:
+    """Looks for new versions until `stop`."""
+    settled = True
+    while not stop.wait(POLL_SECONDS):
+        try:
+            changed = models.refresh()
+        except Exception:  # a bug of ours must not end the server
+            traceback.print_exc()
+            continue
+        if not changed and not settled:  # a round later, so that no request holds an old version
+            _collect()
+        settled = not changed
+
+
+def _collect() -> None:
+    """Frees what is garbage, and takes the rest out of later rounds of the garbage collector.
+
+    A full round goes through all objects of TensorFlow and of the models. It would stop every
+    request meanwhile.
+    """
+    gc.unfreeze()
+    gc.collect()
+    gc.freeze()
+
+
 def serve(
     serving_dir: Path,
     host: str,
@@ -234,6 +265,7 @@ def serve(
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
+    _collect()
     health, gate = Health(models), Gate()
     grpc_server, grpc_port = start_grpc(host, grpc_port, models, health, gate)
     try:
@@ -249,11 +281,7 @@ def serve(
         " for development, not for production)",
         flush=True,
     )
-    while not stop.wait(POLL_SECONDS):
-        try:
-            models.refresh()
-        except Exception:  # a bug of ours must not end the server
-            traceback.print_exc()
+    _follow(models, stop)
     health.draining = gate.draining = True
     rest_server.drain()
     time.sleep(GATE_SECONDS)  # new clients are refused before the ports close

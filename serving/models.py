@@ -22,6 +22,7 @@ from cli.stack import json_of
 from serving import BATCHING, loading, metrics, settings
 from serving.batching import Arrays, Scheduler, parameters
 from serving.loading import Input, Signature, Version
+from serving.memory import MAX_HELD, Memory
 from serving.refused import Refused
 from serving.request_log import RequestLog
 from serving.versions import MODELS_CONFIG, versions
@@ -65,6 +66,7 @@ class Models:
     Attributes:
       metrics: counts and times of all requests.
       log: where requests and their answers are written; None: nowhere.
+      memory: bytes of the requests in flight.
 
     Raises:
       InputError: settings or versions that are missing or cannot be read.
@@ -73,6 +75,7 @@ class Models:
     def __init__(self, serving_dir: Path, batching: bool):
         self.metrics = metrics.Metrics()
         self.log: RequestLog | None = None
+        self.memory = Memory(MAX_HELD)
         self._serving_dir = serving_dir
         numbers = parameters(serving_dir / BATCHING) if batching else None
         self._scheduler = Scheduler(numbers, self.metrics)
@@ -102,12 +105,15 @@ class Models:
     def _load(self, model: str, path: Path) -> Version:
         return loading.load_version(path, model, self.metrics)
 
-    def refresh(self) -> None:
+    def refresh(self) -> bool:
         """Follows `models.config` and the folders: loads new versions, then drops unwanted ones.
 
         A version takes requests once it is loaded and warm. If one cannot be loaded, standard error
         gets a line, and the model keeps its versions. A label that has moved to the damaged version
         stays where it was. Files that have changed are tried again.
+
+        Returns:
+          Whether a version has come or gone.
         """
         try:
             wanted = self._wanted()
@@ -115,20 +121,27 @@ class Models:
             if str(error) != self._config_error:
                 _say(f"{error}; until then the models stay as they are")
             self._config_error = str(error)
-            return
-        self._config_error = ""
+            return False
+        self._config_error, before = "", self._loaded()
         for name, one in wanted.items():
             if one.numbers:
                 served = self._served.get(name, _Served({}, {}, {}))
                 self._served = {**self._served, name: self._renewed(name, one, served)}
         self._served = {name: served for name, served in self._served.items() if name in wanted}
+        return before != self._loaded()
+
+    def _loaded(self) -> dict[str, list[Path]]:
+        return {
+            name: [version.path for version in served.versions.values()]
+            for name, served in self._served.items()
+        }
 
     def _renewed(self, name: str, wanted: _Wanted, served: _Served) -> _Served:
         loaded, failed = dict(served.versions), {}
         for number in wanted.numbers:
-            if number in loaded:
-                continue
             path = wanted.folder / str(number)
+            if number in loaded and loaded[number].path == path:
+                continue
             stamp, before = loading.stamp(path), served.failed.get(number)
             if before is not None and before.stamp == stamp:
                 failed[number] = before
@@ -146,7 +159,7 @@ class Models:
             label: n if n in loaded else served.labels.get(label, n)
             for label, n in wanted.labels.items()
         }
-        if loaded.keys() != served.versions.keys():
+        if loaded != served.versions:
             _say(f"{name} now serves its versions {sorted(loaded)}")
         return _Served(loaded, labels, failed)
 
@@ -264,7 +277,7 @@ class Models:
         for number in numbers:
             state = response.model_version_status.add(version=number, state=_State.AVAILABLE)
             state.status.SetInParent()  # OK
-            if number in failed:
+            if served and number in failed and number not in served.versions:
                 state.state = _State.END
                 state.status.error_code = grpc.StatusCode.DATA_LOSS.value[0]
                 state.status.error_message = (

@@ -17,6 +17,7 @@ import queue
 import sys
 import threading
 import time
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -29,12 +30,15 @@ from cli.files import atomic_path
 from serving import metrics
 from serving.batching import Arrays
 from serving.loading import Signature, array_of
+from serving.memory import Memory
 from serving.refused import Refused
 
 FILE_BYTES = 64 * 2**20
 """Size from which a file is finished, and the next one begins."""
 WAITING = 1000
 """Requests that may wait to be written. Any more are not logged, but counted."""
+WAITING_BYTES = 256 * 2**20
+"""Bytes of requests and answers that may wait to be written."""
 
 _KINDS = {b"\xff\xd8": "jpg", b"\x89P": "png", b"GI": "gif", b"BM": "bmp"}
 
@@ -63,15 +67,27 @@ class RequestLog:
                 " directory"
             ) from error
         self._queue: queue.Queue[tuple[Signature, Arrays, Arrays] | None] = queue.Queue(WAITING)
+        self._waiting = Memory(WAITING_BYTES)
         self._thread = threading.Thread(target=self._write, name="request-log", daemon=True)
         self._thread.start()
 
     def add(self, signature: Signature, inputs: Arrays, outputs: Arrays) -> None:
         """Takes a request and its answer, and never waits."""
-        try:
-            self._queue.put_nowait((signature, inputs, outputs))
-        except queue.Full:
-            self._metrics.count(metrics.LOGGED, signature.model, "RESOURCE_EXHAUSTED")
+        size = _bytes(inputs, outputs)
+        if self._waiting.take(size):
+            try:
+                self._queue.put_nowait((signature, inputs, outputs))
+                return
+            except queue.Full:
+                self._waiting.give(size)
+        self._metrics.count(metrics.LOGGED, signature.model, "RESOURCE_EXHAUSTED")
+
+    def _next(self) -> tuple[Signature, Arrays, Arrays] | None:
+        """Waits for the next request; None: the log ends."""
+        item = self._queue.get()
+        if item is not None:
+            self._waiting.give(_bytes(*item[1:]))
+        return item
 
     def close(self) -> None:
         """Writes what waits, and finishes the file."""
@@ -79,7 +95,7 @@ class RequestLog:
         self._thread.join()
 
     def _write(self) -> None:
-        item, number = self._queue.get(), 0
+        item, number = self._next(), 0
         while item is not None:
             name = time.strftime(
                 f"requests-%Y%m%d-%H%M%S-{os.getpid()}-{number:05d}.tfrecord", time.gmtime()
@@ -93,7 +109,7 @@ class RequestLog:
                 )
                 while item is not None:
                     self._metrics.count(metrics.LOGGED, item[0].model, "UNAVAILABLE")
-                    item = self._queue.get()
+                    item = self._next()
             number += 1
 
     def _write_file(
@@ -107,8 +123,14 @@ class RequestLog:
                 writer.write(record)
                 size += len(record)
                 self._metrics.count(metrics.LOGGED, item[0].model, "OK")
-                item = self._queue.get()
+                item = self._next()
         return item
+
+
+def _bytes(*arrays: Arrays) -> int:
+    values = [value for one in arrays for value in one.values()]
+    strings = (item for value in values if value.dtype == object for item in value.flat)
+    return sum(value.nbytes for value in values) + sum(map(len, strings))
 
 
 def _record(signature: Signature, inputs: Arrays, outputs: Arrays) -> bytes:
@@ -136,8 +158,20 @@ def _record(signature: Signature, inputs: Arrays, outputs: Arrays) -> bytes:
 def images_main(logs: str, output: str) -> None:
     """Writes each image of the finished log files in `logs` into the folder `output`, once.
 
+    Raises:
+      InputError: see `collect`.
+    """
+    collect(logs, output)
+
+
+def collect(logs: str, output: str) -> Counter[str]:
+    """Writes each image of the finished log files in `logs` into the folder `output`, once.
+
     An image is named by its SHA-256, so the same command adds what is new. Content that is no image
     by its first bytes is left out.
+
+    Returns:
+      How many times each image was sent, by its file's name.
 
     Raises:
       InputError: there are no log files, one is damaged, or `output` cannot be made.
@@ -155,6 +189,7 @@ def images_main(logs: str, output: str) -> None:
         raise InputError(
             f"--output: {folder} cannot be made ({error.strerror}); name another folder"
         ) from error
+    counts: Counter[str] = Counter()
     requests = new = known = others = 0
     for file in files:
         for images in _logged(file):
@@ -164,7 +199,9 @@ def images_main(logs: str, output: str) -> None:
                 path = folder / f"{hashlib.sha256(image).hexdigest()}.{kind}"
                 if kind is None:
                     others += 1
-                elif path.exists():
+                    continue
+                counts[path.name] += 1
+                if path.exists():
                     known += 1
                 else:
                     with atomic_path(path) as temporary:
@@ -174,6 +211,7 @@ def images_main(logs: str, output: str) -> None:
         f"{requests} requests: {new} new images in {folder}, {known} that were there, {others} that"
         " are none"
     )
+    return counts
 
 
 def _logged(file: Path) -> list[list[bytes]]:

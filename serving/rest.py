@@ -3,6 +3,7 @@
     GET  /v1/models/NAME[/versions/N|/labels/LABEL]            status
     GET  /v1/models/NAME[/versions/N|/labels/LABEL]/metadata   signatures
     POST /v1/models/NAME[/versions/N|/labels/LABEL]:predict    see `serving.json_requests`
+    GET  /                                                     a page to try a model
     GET  /healthz                                              200; 503 once a stop has begun
     GET  /monitoring/prometheus/metrics                        see `serving.metrics`
     GET  /openapi.json                                         see `serving.openapi`
@@ -28,8 +29,9 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from serving import connections, json_requests, metrics, openapi
+from serving import connections, json_requests, metrics, openapi, page
 from serving.json_requests import MAX_BYTES
+from serving.memory import Share
 from serving.models import Models
 from serving.refused import Refused
 
@@ -93,6 +95,7 @@ def _application(rest: _Rest, cors: bool) -> Starlette:
     application = Starlette(
         routes=[
             Route("/v1/models/{path:path}", rest.models, methods=["GET", "POST"]),
+            Route("/", rest.page),
             Route("/healthz", rest.health),
             Route(metrics.PATH, rest.metrics),
             Route("/openapi.json", rest.openapi),
@@ -137,6 +140,11 @@ class _Rest:
             traceback.print_exc()
             return self._error(500, "internal error; the server's stderr says more")
 
+    async def page(self, request: Request) -> Response:
+        """Answers with the page to try a model."""
+        headers = {**self._headers(), "content-security-policy": page.POLICY}
+        return Response(page.html(self._models.names()), 200, headers, "text/html")
+
     async def health(self, request: Request) -> Response:
         """Says whether the server takes requests. The port opens when all models are warm."""
         if self.draining:
@@ -169,7 +177,12 @@ class _Rest:
         return self._models.metadata_json(*spec) if match[4] else self._models.status_json(*spec)
 
     async def _post(self, request: Request, match: re.Match[str]) -> str:
-        body = await _body(request)
+        with Share(self._models.memory) as share:
+            return await self._answer(request, match, await _body(request, share), share)
+
+    async def _answer(
+        self, request: Request, match: re.Match[str], body: bytes, share: Share
+    ) -> str:
         if not match[5]:
             raise Refused(
                 grpc.StatusCode.INVALID_ARGUMENT, "a POST wants :predict at the end of the path"
@@ -178,13 +191,14 @@ class _Rest:
             message = f":{match[5]} is not served here, :predict is"
             raise Refused(grpc.StatusCode.UNIMPLEMENTED, message)
         with self._models.counted(unquote(match[1]), "predict", "REST"):
-            return await self._predict(
-                _spec(match), body, request.headers.get("content-encoding", "")
-            )
+            encoding = request.headers.get("content-encoding", "")
+            return await self._predict(_spec(match), body, encoding, share)
 
-    async def _predict(self, spec: _Spec, body: bytes, encoding: str) -> str:
+    async def _predict(self, spec: _Spec, body: bytes, encoding: str, share: Share) -> str:
         def parse() -> json_requests.Prediction:
             content = json_requests.decompress(body, encoding.strip().lower())
+            if encoding:
+                share.add(len(content))
             return json_requests.parse(content, lambda name: self._models.signature(*spec, name))
 
         loop = asyncio.get_running_loop()
@@ -211,10 +225,11 @@ def _spec(match: re.Match[str]) -> _Spec:
     return unquote(match[1]), int(version) if version else None, unquote(label) if label else None
 
 
-async def _body(request: Request) -> bytes:
-    """Reads the body of a request.
+async def _body(request: Request, share: Share) -> bytes:
+    """Reads the body of a request, and adds it to the request's `share` as it comes.
 
-    Raises Refused where it is too long, if possible before it is read.
+    Raises:
+      Refused: it is too long, if possible before it is read; or all requests hold too many bytes.
     """
     length, coding = request.headers.get("content-length"), request.headers.get("transfer-encoding")
     if length is None and coding is None:
@@ -225,6 +240,7 @@ async def _body(request: Request) -> bytes:
         raise Refused(grpc.StatusCode.INVALID_ARGUMENT, message, http=413)
     parts, size = [], 0
     async for part in request.stream():
+        share.add(len(part))
         parts.append(part)
         size += len(part)
         if size > MAX_BYTES:

@@ -87,7 +87,7 @@ def test_every_folder_of_modules_is_packaged() -> None:
 @pytest.mark.parametrize("stack", ["classic", "current"])
 def test_the_pins_fit_the_package(stack: str) -> None:
     wanted, pinned = requirements(), {}
-    for name in (stack, f"{stack}-dev"):
+    for name in (stack, f"{stack}-dev", "docs"):
         for line in (
             (ROOT / "requirements" / f"{name}.txt").read_text(encoding="utf-8").splitlines()
         ):
@@ -106,7 +106,7 @@ def test_the_pins_fit_the_package(stack: str) -> None:
 
 def test_requirements_and_package_name_the_same() -> None:
     listed = set()
-    for name in ("requirements.txt", "requirements/dev.in"):
+    for name in ("requirements.txt", "requirements/dev.in", "requirements/docs.in"):
         for line in (ROOT / name).read_text(encoding="utf-8").splitlines():
             text = line.partition("#")[0].strip()
             if text:

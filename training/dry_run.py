@@ -181,7 +181,8 @@ def _network(
     )
     first = batch if train.get("labeled", True) else 0
     frozen = train.get("frozen_blocks", 0)
-    parameters = count_parameters(model, counts["classes"], size, frozen)
+    fixed = train.get("frozen_batch_norm", False)
+    parameters = count_parameters(model, counts["classes"], size, frozen, fixed)
     what = "weights, average, slots and gradients" if kept else "weights, slot and gradient"
     at = [round(i * steps / 9) for i in range(10)]
     rates = ", ".join(f"{float(schedule(step)):.3g} at {step:,}" for step in at)
@@ -221,7 +222,11 @@ class Parameters(NamedTuple):
 
 
 def count_parameters(
-    model: dict[str, Any], classes: int, size: int | None = None, frozen_blocks: int = 0
+    model: dict[str, Any],
+    classes: int,
+    size: int | None = None,
+    frozen_blocks: int = 0,
+    frozen_batch_norm: bool = False,
 ) -> Parameters:
     """Counts the parameters of a network.
 
@@ -233,20 +238,25 @@ def count_parameters(
       classes: K.
       size: side of the images in pixels, or None.
       frozen_blocks: number of first blocks that are frozen.
+      frozen_batch_norm: whether every BatchNorm is frozen.
 
     Raises:
       InputError: the network cannot be built, or has fewer blocks than `frozen_blocks`.
     """
     count = architectures.find(model["name"]).parameters
-    if count:
+    if count and not frozen_batch_norm:
         return Parameters(*architectures.load(count)(model, classes, frozen_blocks))
     # A builder of the user's own may change while this process runs. The table's builders do not.
     counted = _counted.__wrapped__ if ":" in model["name"] else _counted
-    return counted(json.dumps(model, sort_keys=True), classes, size, frozen_blocks)
+    return counted(
+        json.dumps(model, sort_keys=True), classes, size, frozen_blocks, frozen_batch_norm
+    )
 
 
 @functools.cache
-def _counted(model: str, classes: int, size: int | None, frozen_blocks: int) -> Parameters:
+def _counted(
+    model: str, classes: int, size: int | None, frozen_blocks: int, frozen_batch_norm: bool
+) -> Parameters:
     """Counts by building, once for all networks with the same arguments.
 
     `model` is JSON, because the cache needs a hashable value.
@@ -255,6 +265,8 @@ def _counted(model: str, classes: int, size: int | None, frozen_blocks: int) -> 
         json.loads(model), classes, mean=(0.0,) * 3, std=(1.0,) * 3, seed=0, image_size=size
     )
     fixres.freeze_blocks(network, frozen_blocks)
+    if frozen_batch_norm:
+        fixres.freeze_batch_norm(network)
     return parameters_of(network)
 
 

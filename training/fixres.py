@@ -53,6 +53,16 @@ def freeze_blocks(model: tf.keras.Model, count: int) -> None:
                 layer.trainable = False
 
 
+def freeze_batch_norm(model: tf.keras.Model) -> None:
+    """Freezes every BatchNorm: it normalises with its moving averages, in training too.
+
+    Its moving averages, scale and shift stay as they are. Call before compiling.
+    """
+    for layer in model.submodules:
+        if isinstance(layer, tf.keras.layers.BatchNormalization):
+            layer.trainable = False
+
+
 def at_resolution(spec: model_dir.ModelSpec, image_size: int) -> model_dir.ModelSpec:
     """Returns the spec of the same model fed with squares of `image_size` pixels.
 

@@ -57,7 +57,9 @@ def smooth(targets: tf.Tensor, label_smoothing: float) -> tf.Tensor:
     return targets * (1.0 - label_smoothing) + label_smoothing / targets.shape[-1]
 
 
-def log_priors(counts: Sequence[int], weight: float) -> tuple[float, ...] | None:
+def log_priors(
+    counts: Sequence[int], weight: float, label_names: Sequence[str] = ()
+) -> tuple[float, ...] | None:
     """Returns τ log π_k of each class for logit adjustment; None with τ = 0.
 
     Logit adjustment adds these numbers to the logits of labeled images.
@@ -65,6 +67,7 @@ def log_priors(counts: Sequence[int], weight: float) -> tuple[float, ...] | None
     Args:
       counts: number of labeled images of each class, K numbers; π is a class's share of them.
       weight: τ, at least 0.
+      label_names: names of the classes, for the message; (): their numbers.
 
     Raises:
       InputError: a class has no labeled image.
@@ -72,9 +75,12 @@ def log_priors(counts: Sequence[int], weight: float) -> tuple[float, ...] | None
     if not weight:
         return None
     if min(counts) < 1:
+        names = label_names or range(len(counts))
+        without = [repr(name) for name, count in zip(names, counts) if count < 1]
+        shown = ", ".join(without[:10]) + (", ..." if len(without) > 10 else "")
         raise InputError(
-            f"logit_adjustment={weight:g}: class number {list(counts).index(min(counts))} has no"
-            " labeled image; set it to 0"
+            f"logit_adjustment={weight:g}: no labeled image of class {shown}; label some, or set"
+            " logit_adjustment to 0"
         )
     total = sum(counts)
     return tuple(weight * math.log(count / total) for count in counts)

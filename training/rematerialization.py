@@ -136,12 +136,12 @@ def weights_of(variables: Sequence[tf.Variable], values: Sequence[tf.Tensor]) ->
       values: values of the variables within the context.
     """
     kept = [v.read_value() for v in variables]
-    _assign(variables, values)
+    assign(variables, values)
     yield
-    _assign(variables, kept)
+    assign(variables, kept)
 
 
-def _assign(variables: Sequence[tf.Variable], values: Sequence[tf.Tensor]) -> None:
+def assign(variables: Sequence[tf.Variable], values: Sequence[tf.Tensor]) -> None:
     """Assigns values to variables in replica context.
 
     There a mirrored variable takes a value only from all replicas at once.

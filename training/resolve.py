@@ -105,7 +105,7 @@ def _steps(epochs: float, labeled_examples: int, batch_size: int) -> int:
     return math.ceil(epochs * labeled_examples / batch_size)
 
 
-IN_STEPS = ("steps", "warmup_steps", "wait_steps", "ramp_steps")
+IN_STEPS = ("steps", "warmup_steps", "wait_steps", "ramp_steps", "head_steps")
 """Durations that are given for the batch size `steps_for_batch`."""
 
 

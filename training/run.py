@@ -31,9 +31,10 @@ from training import (
     workers,
 )
 from training.checkpoints import Checkpoints
-from training.fit import METRICS, best, fit
+from training.fit import fit
 from training.initial import Initial
 from training.method import Method, Parts, Streams
+from training.metrics_log import METRICS, best
 from training.trainer import Trainer
 
 SAMPLES = 8
@@ -256,6 +257,8 @@ def build_trainer(
         if begin:
             initial.start(network, begin, trained, spec.label_names)
             fixres.freeze_blocks(network, section.get("frozen_blocks", 0))
+            if section.get("frozen_batch_norm"):
+                fixres.freeze_batch_norm(network)
         return network
 
     model = build(spec.architecture, seed)
@@ -265,10 +268,14 @@ def build_trainer(
     teacher = model_dir.load(inputs.teacher)[0] if inputs and inputs.teacher else None
     adjustment = None
     if inputs and section.get("logit_adjustment"):
-        adjustment = losses.log_priors(labels_per_class(inputs), section.logit_adjustment)
+        adjustment = losses.log_priors(
+            labels_per_class(inputs), section.logit_adjustment, spec.label_names
+        )
     trainer = method.build(
         section, Parts(model, by_name, build, teacher, seed, spec.num_classes, adjustment)
     )
+    if begin:
+        trainer.set_layer_rates(section.get("layer_decay", 1.0), section.get("head_steps", 0))
     if section.jit_compile:
         trainer.jit_compile = True
     if section.steps_per_execution > 1:

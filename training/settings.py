@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
+from typing import Any
 
 from cli.settings import Section, Setting, When
 from data.settings import OWN_PREPROCESSING
@@ -217,7 +219,8 @@ DURATION = {
     ),
     "steps_for_batch": Setting(
         None,
-        "The batch_size that steps, warm-up, wait and ramp are for. Another one scales them.",
+        "The batch_size that steps, warm-up, wait, ramp and head_steps are for. Another one scales"
+        " them.",
         type=int,
         none="they are as given with any batch_size",
         at_least=1,
@@ -339,7 +342,40 @@ FROZEN_BLOCKS = Setting(
     at_least=0,
 )
 
-OF_A_RECIPE = {"preprocessing": OWN_PREPROCESSING, "frozen_blocks": FROZEN_BLOCKS}
+FINE_TUNING = {
+    "frozen_blocks": FROZEN_BLOCKS,
+    "frozen_batch_norm": Setting(
+        False,
+        "With --init: BatchNorm keeps its statistics, scale and shift, and normalises with them.",
+    ),
+    "layer_decay": Setting(
+        1.0,
+        "With --init: factor of the learning rate from one block to the block below it; 1: off."
+        " The classifier has the whole learning rate.",
+        above=0,
+        at_most=1,
+        source="Clark et al. 2020, ELECTRA, has 0.8; off by default",
+    ),
+    "head_steps": Setting(
+        0,
+        "With --init: first steps in which only the classifier learns.",
+        at_least=0,
+        unit="steps",
+    ),
+}
+"""Settings of a training that starts from weights."""
+
+
+def needing_weights(values: Mapping[str, Any]) -> list[str]:
+    """Returns the settings of `FINE_TUNING` in a train section that are not off."""
+    return [
+        name
+        for name, declared in FINE_TUNING.items()
+        if values.get(name, declared.default) != declared.default
+    ]
+
+
+OF_A_RECIPE = {"preprocessing": OWN_PREPROCESSING, **FINE_TUNING}
 """Further keys that the section of a method may have."""
 
 UDA = Section(

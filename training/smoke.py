@@ -5,6 +5,7 @@ from __future__ import annotations
 from ml_collections import ConfigDict
 
 from training import architectures
+from training.settings import FINE_TUNING, needing_weights
 
 IMAGE_SIZE = 32
 """Side of the images of a cut recipe, in pixels."""
@@ -29,6 +30,8 @@ def reduced(config: ConfigDict) -> ConfigDict:
             }
         )
         config.data.validation_size = 10 if config.data.validation_size else 0
+        if "long_tail" in config.data:  # of 2 images a class
+            config.data.long_tail = 1.0
         config.preprocessing.image_size = IMAGE_SIZE
         if "crossfit" in config:  # the same stages again
             config.crossfit.folds = 0
@@ -37,11 +40,15 @@ def reduced(config: ConfigDict) -> ConfigDict:
             if config.student_init == "pretrained":
                 config.student_init = None
             for train in config.values():
-                if isinstance(train, ConfigDict) and "frozen_blocks" in train:
-                    train.frozen_blocks = 0  # random weights must not be frozen
+                if isinstance(train, ConfigDict):  # random weights must not be frozen
+                    train.update(
+                        {name: FINE_TUNING[name].default for name in needing_weights(train)}
+                    )
         if "balance" in config:
             config.balance.update({"threshold": 0.0, "images_per_class": 4})
             config.balance.sample_images = None
+            if ":" in config.balance.get("priors", ""):  # weights of the user's own classes
+                config.balance.priors = "uniform"
         for train in config.values():
             if isinstance(train, ConfigDict) and "steps" in train:
                 _shorten(train)

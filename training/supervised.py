@@ -15,7 +15,8 @@ from nets.noise import model_noise
 from training.losses import adjusted, cross_entropy, l2, one_hot, smooth
 from training.method import NO_IMAGES, Method, Network, Parts
 from training.optimizers import gradient
-from training.trainer import Trainer, accumulated, global_rows, hits
+from training.parts import accumulated, global_rows
+from training.trainer import Trainer, hits
 
 
 class Supervised(Trainer):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import tensorflow as tf
 
+from training import layer_rates
 from training.ema import ExponentialMovingAverage
+from training.layer_rates import LayerRates
 from training.losses import cross_entropy, one_hot
 from training.optimizers import learning_rate, loss_scale
 from training.rematerialization import training_pass
@@ -23,6 +25,7 @@ class Trainer(tf.keras.Model):
       ema: the classifier's averaged weights: `with trainer.ema.swapped(): trainer.evaluate(...)`.
         The subclass updates it.
       logged: metrics by name, updated by the subclass's `train_step`.
+      layer_rates: factors of the classifier's steps, or None; see `set_layer_rates`.
       examples: number of examples evaluated.
 
     Args:
@@ -55,6 +58,21 @@ class Trainer(tf.keras.Model):
         norms = ("gradient_norm", "parameter_norm", "update_norm")
         self.logged = {name: tf.keras.metrics.Mean(name) for name in (*logged, *norms)}
         self.examples = tf.keras.metrics.Sum("examples")
+        self.layer_rates: LayerRates | None = None
+
+    def set_layer_rates(self, decay: float = 1.0, head_steps: int = 0) -> None:
+        """Makes the steps of deeper layers smaller, and the classifier learn alone at first.
+
+        Call before the first step. A checkpoint does not hold these settings.
+
+        Args:
+          decay: factor of the learning rate from one block to the block below it, in (0, 1].
+          head_steps: number of first steps in which only the classifier moves.
+
+        Raises:
+          InputError: decay is below 1, and the model has no blocks; see `training.layer_rates`.
+        """
+        self.layer_rates = layer_rates.find(self.model, decay, head_steps)
 
     def compile(
         self,
@@ -200,6 +218,9 @@ class Trainer(tf.keras.Model):
         """
         before = [v.read_value() for v in self.model.trainable_variables]
         yield
+        if self.layer_rates:
+            step = self.optimizer.iterations
+            self.layer_rates.shorten(self.model.trainable_variables, before, step)
         self.log_finite("gradient_norm", gradient_norm, self.optimizer)
         self.logged["parameter_norm"].update_state(tf.linalg.global_norm(before))
         self.logged["update_norm"].update_state(
@@ -339,132 +360,6 @@ def check_classifier(model: tf.keras.Model, name: str, *, trained: bool = True) 
             " each of at least two classes"
         )
     return classes if isinstance(classes, int) else None
-
-
-def pairs(data: Any, form: str) -> Any:
-    """Returns the data set's element ((a, b), (c, d)), which `form` describes.
-
-    Raises:
-      ValueError: `data` has another form.
-    """
-    two = lambda part: isinstance(part, (tuple, list)) and len(part) == 2  # noqa: E731
-    if not (two(data) and all(two(part) for part in data)):
-        found = tf.nest.map_structure(lambda v: f"{v.dtype.name} {v.shape}", data)
-        raise ValueError(f"an element of the data set must be {form}; got {found}")
-    return data
-
-
-def alike(*images: tf.Tensor) -> tuple[tf.Tensor, ...]:
-    """Returns the batches in one type: as they are if they have one, else float32.
-
-    So none is cut to another's bytes.
-    """
-    return (
-        images
-        if len({batch.dtype for batch in images}) == 1
-        else tuple(tf.cast(batch, tf.float32) for batch in images)
-    )
-
-
-def part_of(data: Any, number: int, parts: int) -> Any:
-    """Returns part `number`, counted from 0, of `parts` equal ones of a batch.
-
-    Args:
-      data: tensors whose first dimension is the batch, nested. A scalar is not cut.
-      number: which part.
-      parts: number of parts; divides each batch.
-
-    Raises:
-      ValueError: `parts` does not divide a batch. For a batch of unknown size, the error is an
-        InvalidArgumentError when the step runs.
-    """
-
-    def part(tensor: tf.Tensor) -> tf.Tensor:
-        if tensor.shape.rank == 0:
-            return tensor
-        examples, message = (
-            tensor.shape[0],
-            f"a batch does not divide into accumulation={parts} parts",
-        )
-        if examples is None:
-            examples = tf.shape(tensor)[0]
-            tf.debugging.assert_equal(examples % parts, 0, message)
-        elif examples % parts:
-            raise ValueError(f"{message}: it has {examples} examples")
-        size = examples // parts
-        return tensor[number * size : (number + 1) * size]
-
-    return data if parts == 1 else tf.nest.map_structure(part, data)
-
-
-def in_turn(function: Callable[[Any, int], tf.Tensor], data: Any, parts: int) -> tf.Tensor:
-    """Returns what `function` gives for each part of a batch, concatenated.
-
-    Only one part is in memory at a time.
-
-    Args:
-      function: (a part of `data`, its number from 0) -> a tensor (examples of the part, ...).
-      data: see `part_of`.
-      parts: number of parts.
-    """
-    results: list[tf.Tensor] = []
-    for number in range(parts):
-        with tf.control_dependencies(results):  # see `accumulated`
-            piece = part_of(data, number, parts)
-        results.append(function(piece, number))
-    return results[0] if parts == 1 else tf.concat(results, 0)
-
-
-def accumulated(
-    gradients: Callable[[Any, int], list[tf.Tensor | None]], data: Any, parts: int
-) -> list[tf.Tensor | None]:
-    """Returns the sum of the gradients of equal parts of a batch, one part in memory at a time.
-
-    Args:
-      gradients: (a part of `data`, its number from 0) -> gradients.
-      data: tensors whose first dimension is the batch, nested; see `part_of`.
-      parts: number of parts; divides each batch.
-
-    Raises:
-      ValueError: `parts` does not divide a batch. For a batch of unknown size, the error is an
-        InvalidArgumentError when the step runs.
-    """
-    total: list[tf.Tensor | None] = []
-    for number in range(parts):
-        # The next part waits for the end of the last one. A graph would otherwise run all parts at
-        # once. The parts are unrolled: under MirroredStrategy a synchronised BatchNorm may not
-        # communicate from inside a loop. The parts are slices: of waiting parts of a tf.split,
-        # TensorFlow's optimiser makes a cycle, and gives up.
-        with tf.control_dependencies([g for g in total if g is not None]):
-            piece = part_of(data, number, parts)
-        own = gradients(piece, number)
-        total = [a if b is None else a + b for a, b in zip(total, own)] if total else own
-    return total
-
-
-def global_rows(
-    size: tf.Tensor, first: tf.Tensor | int, part: int = 0, parts: int = 1
-) -> tf.Tensor:
-    """Returns the rows (size,) of these examples in the global batch.
-
-    They make noise independent of the number of replicas and parts.
-
-    Args:
-      size: examples in each part of a replica's batch.
-      first: the row of the first replica's first example.
-      part: which part of the batch it is.
-      parts: parts of a replica's batch.
-    """
-    replica = tf.distribute.get_replica_context().replica_id_in_sync_group
-    return first + (replica * parts + part) * size + tf.range(size)
-
-
-def all_reduced(values: Sequence[tf.Tensor | None]) -> list[tf.Tensor | None]:
-    """Sums each value over the replicas. None stays None."""
-    present = [v for v in values if v is not None]
-    context = tf.distribute.get_replica_context()
-    reduced = iter(context.all_reduce(tf.distribute.ReduceOp.SUM, present))
-    return [None if v is None else next(reduced) for v in values]
 
 
 def hits(targets: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:

@@ -7,7 +7,7 @@ supervised learning.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import tensorflow as tf
@@ -17,8 +17,9 @@ from nets.noise import model_noise
 from training.losses import adjusted, cross_entropy, l2, one_hot, smooth
 from training.method import IMAGES, Method, Parts, network_of_three_views, weak_and_strong_samples
 from training.optimizers import gradient
+from training.parts import accumulated, alike, global_rows, pairs
 from training.rematerialization import Pass
-from training.trainer import Trainer, accumulated, alike, global_rows, hits, pairs
+from training.trainer import Trainer, hits
 
 LOGGED = ("labeled_loss", "uda_loss", "uda_confident", "top1")
 
@@ -119,26 +120,6 @@ def forward(
     return Logits(*tf.split(tf.cast(logits, tf.float32), [b, b_u, b_u]))
 
 
-def gradients_of_views(
-    gradients: Callable[[Any, int], list[tf.Tensor | None]],
-    data: Any,
-    parts: int,
-) -> list[tf.Tensor | None]:
-    """Returns the sum of the gradients of the parts of an element ((x, y), (x_weak, x_strong)).
-
-    Args:
-      gradients: (x, y, x_weak and x_strong of a part, its number) -> gradients; see `accumulated`.
-      data: the element of the data set.
-      parts: number of parts.
-
-    Raises:
-      ValueError: the element has another form, or does not divide into the parts.
-    """
-    (x, y), (x_weak, x_strong) = pairs(data, "((x, y), (x_weak, x_strong))")
-    x, x_weak, x_strong = alike(x, x_weak, x_strong)
-    return accumulated(gradients, (x, y, x_weak, x_strong), parts)
-
-
 def uda_loss(
     weak: tf.Tensor, strong: tf.Tensor, temperature: float, threshold: float
 ) -> tuple[tf.Tensor, tf.Tensor]:
@@ -164,7 +145,71 @@ def uda_loss(
     return tf.reduce_mean(mask * cross_entropy(target, strong)), tf.reduce_mean(mask)
 
 
-class UDA(Trainer):
+class ThreeViewsTrainer(Trainer):
+    """Trains one network on labeled images and on two views of unlabeled ones, in one pass.
+
+    Elements of the data set given to `fit`: `((x, y), (x_weak, x_strong))`. The subclass has the
+    objective.
+
+    Args:
+      model: a built Keras classifier, images -> logits (B, K).
+      accumulation: parts into which each batch is cut; see `training.supervised.Supervised`.
+      noise_seed: seed of the model noise.
+      options: see `Trainer`.
+    """
+
+    def __init__(
+        self, model: tf.keras.Model, *, accumulation: int, noise_seed: int, **options: Any
+    ):
+        super().__init__(model, **options)
+        self.accumulation = accumulation
+        self.noise_seed = noise_seed
+
+    def objective_of(
+        self, logits: Logits, targets: tf.Tensor, step: tf.Tensor
+    ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
+        """Computes the objective of a part of the batch.
+
+        Args:
+          logits: the network's answers.
+          targets: labels of the labeled images, float32 (B, K).
+          step: number of the step, counted from 0.
+
+        Returns:
+          (the objective, values of the metrics by name), scalars.
+        """
+        raise NotImplementedError
+
+    def train_step(self, data: Any) -> dict[str, tf.Tensor]:
+        """Makes one training step.
+
+        Raises:
+          ValueError: an element of another form, or one that does not divide into the parts.
+        """
+        (x, y), (x_weak, x_strong) = pairs(data, "((x, y), (x_weak, x_strong))")
+        x, x_weak, x_strong = alike(x, x_weak, x_strong)
+        self.move(accumulated(self._gradients, (x, y, x_weak, x_strong), self.accumulation))
+        return {name: metric.result() for name, metric in self.logged.items()}
+
+    def _gradients(self, data: Any, part: int) -> list[tf.Tensor | None]:
+        """Returns the gradients of the loss on one part of the batch.
+
+        They are divided by parts and replicas, and are to be summed over both.
+        """
+        parts, replicas = self.accumulation, tf.distribute.get_strategy().num_replicas_in_sync
+        x, y, x_weak, x_strong = data
+        step = self.optimizer.iterations
+        with tf.GradientTape() as tape:
+            logits = forward(self.forward, x, x_weak, x_strong, self.noise_seed, step, part, parts)
+            targets = one_hot(y, logits.labeled.shape[-1])  # (B, K)
+            loss, values = self.objective_of(logits, targets, step)
+            share = loss / (parts * replicas)
+        gradients = gradient(tape, share, self.model.trainable_variables, self.optimizer)
+        self.log(loss=loss, **values)
+        return gradients
+
+
+class UDA(ThreeViewsTrainer):
     """Trains one network by supervised learning and UDA.
 
     It is the teacher of Meta Pseudo Labels without a student.
@@ -194,34 +239,18 @@ class UDA(Trainer):
             model,
             ema_decay=ema_decay,
             rematerialize=rematerialize,
+            accumulation=accumulation,
+            noise_seed=2 * seed,
             logged=("loss", *LOGGED),
             name="uda",
         )
-        self.accumulation = accumulation
-        self.seed = seed
         self.objective = Objective(**objective)
 
-    def train_step(self, data: Any) -> dict[str, tf.Tensor]:
-        """Makes one training step."""
-        self.move(gradients_of_views(self._gradients, data, self.accumulation))
-        return {name: metric.result() for name, metric in self.logged.items()}
-
-    def _gradients(self, data: Any, part: int) -> list[tf.Tensor | None]:
-        """Returns the gradients of the loss on one part of the batch.
-
-        They are divided by parts and replicas, and are to be summed over both.
-        """
-        parts, replicas = self.accumulation, tf.distribute.get_strategy().num_replicas_in_sync
-        x, y, x_weak, x_strong = data
-        step = self.optimizer.iterations
-        with tf.GradientTape() as tape:
-            logits = forward(self.forward, x, x_weak, x_strong, 2 * self.seed, step, part, parts)
-            targets = one_hot(y, logits.labeled.shape[-1])  # (B, K)
-            loss, values = self.objective(self.model, logits, targets, step)
-            share = loss / (parts * replicas)
-        gradients = gradient(tape, share, self.model.trainable_variables, self.optimizer)
-        self.log(loss=loss, **values)
-        return gradients
+    def objective_of(
+        self, logits: Logits, targets: tf.Tensor, step: tf.Tensor
+    ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
+        """Computes `Objective`; see `ThreeViewsTrainer`."""
+        return self.objective(self.model, logits, targets, step)
 
 
 def objective(section: ConfigDict, parts: Parts) -> dict[str, Any]:

@@ -7,8 +7,9 @@ The paper describes it under "Unlabeled dataset". The stage keeps the images wit
 confident images. It fills up smaller classes with copies of random images of the class.
 
 `share_per_class`, beyond the paper, first keeps a share of each class: a threshold of its own for
-each class (Zou et al. 2018, class-balanced self-training). The stage writes what it keeps as
-training records, image and distribution:
+each class (Zou et al. 2018, class-balanced self-training). With `priors`, also beyond the paper,
+the classes get other shares than equal ones (`noisy_student.priors`). The stage writes what it
+keeps as training records, image and distribution:
 
     WORKDIR/pseudo_labeled-%05d-of-%05d   manifest.json   pseudo_labels.png   summary.json (last)
 
@@ -42,10 +43,11 @@ from ml_collections import ConfigDict
 from cli import workdir as workdirs
 from cli.errors import InputError
 from cli.files import atomic_path
+from cli.json_files import read_json
 from data.manifest import Beside
 from data.protos import make_example, make_label
 from data.records import Manifest, read_manifest, shard_name, write_manifest, write_shard
-from noisy_student import selection
+from noisy_student import priors, selection
 from workflow import balance_figure, relabel, shard_jobs
 from workflow.join import join_by_key, read_images, require_origin
 from workflow.predictions import read_predictions, read_tops
@@ -287,19 +289,31 @@ class WriteShards:
 
 
 def choose_images_per_class(
-    above: np.ndarray, balance: bool, images_per_class: int | None
+    above: np.ndarray, balance: bool, images_per_class: int | None, shares: np.ndarray | None = None
 ) -> int | None:
-    """Returns the number of images that each class is to have; None for no balancing.
+    """Returns the number of images that a class is to have, on average; None for no balancing.
 
     Args:
       above: int [K], images that may be kept.
       balance: False only filters.
       images_per_class: the config's; None takes the median (rounded down) of the classes that have
         any.
+      shares: float [K], share of each class; None for equal ones. See `priors.median`.
     """
-    if not balance:
+    if not balance or images_per_class is not None:
+        return images_per_class if balance else None
+    if shares is not None:
+        return priors.median(shares, above)
+    return int(np.median(above[above > 0]))
+
+
+def _shares(settings: ConfigDict, data: Path, label_names: Sequence[str]) -> np.ndarray | None:
+    """Returns the share of each class that `balance.priors` asks for; None for equal ones."""
+    if not settings.balance or settings.priors == priors.UNIFORM:
         return None
-    return int(np.median(above[above > 0])) if images_per_class is None else images_per_class
+    schema = {"splits": {"labeled": {"per_class": {str: int}}}}
+    labeled = read_json(data / "summary.json", schema)["splits"]["labeled"]["per_class"]
+    return priors.shares(settings.priors, labeled, label_names)
 
 
 def draw(
@@ -325,6 +339,7 @@ def check(settings: ConfigDict) -> None:
             f"config.balance.max_confidence is {most}; it must be above threshold,"
             f" {settings.threshold}"
         )
+    priors.check(settings.priors)
 
 
 def _check_partition(images: Manifest, predictions: Manifest) -> None:
@@ -386,6 +401,7 @@ def _balance(
     )
     _check_partition(images, labels)
     require_origin(images, labels)
+    shares = _shares(settings, Path(data), labels.label_names)
     directory, progress = Path(workdir), Path(workdir) / "progress"
     done = f"{workdir}: pseudo-labels are balanced already"
     resolved = {"stage": "balance", "seed": config.seed, "balance": settings.to_dict()}
@@ -421,9 +437,20 @@ def _balance(
     empty = _warn_of_empty(above, labels.label_names, settings.threshold)
 
     most = np.ceil(settings.share_per_class * above).astype(np.int64)  # (K,)
-    images_per_class = choose_images_per_class(most, settings.balance, settings.images_per_class)
+    images_per_class = choose_images_per_class(
+        most, settings.balance, settings.images_per_class, shares
+    )
+    targets = None
+    if shares is not None and images_per_class:
+        targets = priors.quotas(shares, images_per_class * len(shares))  # (K,)
     columns = Columns(tuple(map(scores.columns_path, range(num_shards))))
-    chosen = selection.select(columns, above, images_per_class, settings.threshold, most)
+    chosen = selection.select(
+        columns,
+        above,
+        images_per_class if targets is None else targets,
+        settings.threshold,
+        most,
+    )
     if settings.sample_images is not None:
         chosen = draw(columns, chosen, settings.sample_images, progress)
     job = WriteShards(images, scores, chosen, directory, settings.copy_images)
@@ -468,6 +495,7 @@ def _balance(
             "drawn": drawn,
             "threshold": settings.threshold,
             "images_per_class": images_per_class,
+            "targets": None if targets is None else targets.tolist(),
             "label_names": list(labels.label_names),
             "below_threshold": below.tolist(),  # or above max_confidence
             "above_threshold": above.tolist(),
@@ -485,5 +513,7 @@ def _balance(
         records,
         unique,
         images.num_records,
-        images_per_class or "no fixed number",
+        f"{images_per_class}{'' if targets is None else ' on average'}"
+        if images_per_class
+        else "no fixed number",
     )

@@ -15,7 +15,7 @@ from cli.errors import InputError
 from cli.machine import GIB
 from training import architectures, gpus
 from training import dry_run as reckoning
-from workflow import choice, crossfit, times
+from workflow import choice, crossfit, labels, times
 from workflow import dry_run as plans
 from workflow.dry_run import Planned
 from workflow.stages import Stage
@@ -130,7 +130,9 @@ def needs(
         )
         if one_image is None:
             return None
-        parameters = reckoning.count_parameters(model, counts["classes"], training.size, frozen)
+        parameters = reckoning.count_parameters(
+            model, counts["classes"], training.size, frozen, values.get("frozen_batch_norm", False)
+        )
         kept = network is training.networks[0]
         # The network that is kept has an average, too.
         fixed = 4 * (2 if kept else 1) * (parameters.all - parameters.trained) / GIB
@@ -182,10 +184,11 @@ def _disk(
     for stage in stages:
         if stage.name == "prepare":
             needed += files
-        if stage.script == "run_balance.sh" and config.balance.copy_images:  # the images once more
-            needed += (
-                files * plans.images_labeled(config, stage, counts) / max(1, counts["unlabeled"])
-            )
+        if stage.script == "run_balance.sh":
+            images = plans.images_labeled(config, stage, counts)
+            needed += images * plans.label_bytes(counts["classes"])
+            if config.balance.copy_images:  # the images once more
+                needed += files * images / max(1, counts["unlabeled"])
         if stage.script == "run_pseudo_label.sh":
             needed += plans.images_labeled(config, stage, counts) * plans.prediction_bytes(
                 config, [stage], counts["classes"]
@@ -297,6 +300,7 @@ def dry_run(
         missing, a run that cannot fit is reported, not refused: it may run on another machine.
     """
     counts = reckoning.images(config, workdir / "data", folders)
+    stages = labels.foreseen(config, workdir, folders, stages, counts["unlabeled"])
     print(plans.describe(config, workdir, folders, stages, counts))
     found, trainings = cost(config, workdir, stages, counts)
     if not trainings:

@@ -77,16 +77,7 @@ def trainings(config: ConfigDict, stages: Iterable[Stage], counts: dict[str, Any
             stage.arguments.get("section", TRAINING[stage.script]),
             stage.arguments.get("init"),
         )
-        method = train.find(config, section)
-        given = {
-            key: value for key, value in config[section].to_dict().items() if key != "preprocessing"
-        }
-        values = resolve.section(
-            given,
-            labeled_examples=counts["labeled"],
-            unlabeled=bool(method.unlabeled(given)),
-            quiet=True,
-        )
+        method, given, values = train.planned(config, section, counts["labeled"])
         networks = method.networks(values)
         model, weights = dict(networks[0].settings(values)["model"]), ""
         # A training that starts from a model keeps its network.
@@ -179,6 +170,11 @@ def prediction_bytes(config: ConfigDict, stages: Iterable[Stage], classes: int) 
     return max(
         (6 * top_k + 101 if 0 < top_k < classes else 2 * classes + 85 for top_k in kept), default=0
     )
+
+
+def label_bytes(classes: int) -> int:
+    """Returns the size of a pseudo-label with its framing (docs/scaling.md, "Bytes")."""
+    return 4 * classes + 118
 
 
 def _of_images(counts: dict[str, Any]) -> list[str]:

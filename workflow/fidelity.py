@@ -25,7 +25,7 @@ from data.protos import make_prediction, read_prediction
 from data.records import RECORD_OVERHEAD, Manifest, read_manifest
 from data.verification import verify_shard
 from training import model_dir
-from workflow.pseudo_label import LabelShards, image_batches
+from workflow.label_shards import LabelShards, image_batches
 
 BATCH = 64
 STORED = {"all, float16": 0, "top 5": 5, "top 3": 3, "top 1": 1}

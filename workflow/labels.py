@@ -27,13 +27,11 @@ import io
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import ml_collections
-import numpy as np
-import tensorflow as tf
 from absl import logging
 
 from cli import workdir as workdirs
@@ -42,12 +40,11 @@ from cli.files import atomic_path
 from cli.json_files import read_json, write_json
 from data import label_studio
 from data.corrections import Corrected, open_collections
-from data.records import Manifest, read_manifest
+from data.records import read_manifest
 from data.sources import split_location
-from data.verification import read_records
-from workflow import choice, crossfit
-from workflow.predictions import read_predictions
-from workflow.stages import Stage, model_directories, selection_of
+from workflow import seen
+from workflow.seen import Seen
+from workflow.stages import ENDING, Stage, model_directories, selection_of
 
 COLUMNS = (
     "file",
@@ -84,29 +81,6 @@ MOST = 500_000
 """Most unlabelled images for which the loop writes the file: a person has no use for more rows."""
 FILES = ("image_folder", "manifest")
 """Formats whose images are files, which a person can open."""
-
-_BALANCE = {"threshold": float, "max_confidence": float, "fraction": float}
-
-
-class Seen(NamedTuple):
-    """One image and the models' answers to it; classes are numbers from 0, −1 where unknown.
-
-    `predicted`, `first` and `margin` belong to the mean of the teacher's and the student's
-    distribution. They are its most probable class, that class's probability, and the difference to
-    the second most probable class.
-    """
-
-    key: str
-    role: str
-    label: int
-    confidence: float | None
-    kept: int
-    why: str
-    teacher: int
-    student: int
-    predicted: int = -1
-    first: float = 1.0
-    margin: float = 1.0
 
 
 def main(workdir: str, iteration: int | None, ask: int, tasks: str | None = None) -> None:
@@ -178,8 +152,8 @@ def write(workdir: Path, iteration: int, ask: int = ASK) -> str:
         edited it.
     """
     labeled = read_manifest(workdir / "data" / "labeled", "labeled")
-    out_of_fold, remark = _out_of_fold(workdir, iteration)
-    images = [*_labeled(labeled, out_of_fold), *_unlabeled(workdir, iteration)]
+    out_of_fold, remark = seen.out_of_fold(workdir, iteration)
+    images = [*seen.labeled(labeled, out_of_fold), *seen.unlabeled(workdir, iteration)]
     asks = choose(images, ask)
     path = workdir / f"labels_{iteration}.csv"
     where, corrected = paths(workdir / "data")
@@ -226,9 +200,43 @@ def answers(config: ml_collections.ConfigDict, workdir: Path, students: int) -> 
     Returns no stage where the file is not wanted. The stage is the first stage of a further
     iteration.
     """
-    predictions = workdir / f"predictions_{students + 1}"
     if not (workdir / f"pseudo_labeled_{students}").is_dir() or not _wanted(workdir):
         return []
+    return [_of_last(config, workdir, students)]
+
+
+def foreseen(
+    config: ml_collections.ConfigDict,
+    workdir: Path,
+    folders: Mapping[str, str],
+    stages: Sequence[Stage],
+    unlabeled: int,
+) -> list[Stage]:
+    """Returns the stages of a plan with the one of `answers`, where it will come.
+
+    Args:
+      config: the recipe.
+      workdir: work directory of the loop.
+      folders: source directories by flag name.
+      stages: what `stages.plan` returns.
+      unlabeled: number of unlabelled images.
+    """
+    students = config.iterations
+    location = folders.get("unlabeled") or folders.get("labeled")
+    balanced = [stage.directory.name for stage in stages if stage.script == "run_balance.sh"]
+    if (
+        f"pseudo_labeled_{students}" not in balanced
+        or not _of_files(location, config.data.source)
+        or unlabeled > MOST
+    ):
+        return list(stages)
+    at = next(i for i, stage in enumerate(stages) if stage.name in ENDING)
+    return [*stages[:at], _of_last(config, workdir, students), *stages[at:]]
+
+
+def _of_last(config: ml_collections.ConfigDict, workdir: Path, students: int) -> Stage:
+    """Returns the stage in which student number `students` answers the unlabelled images."""
+    predictions = workdir / f"predictions_{students + 1}"
     section = predictions.name.replace("predictions", "pseudo_label")
     arguments = {
         "section": section if section in config else "pseudo_label",
@@ -236,15 +244,14 @@ def answers(config: ml_collections.ConfigDict, workdir: Path, students: int) -> 
     }
     arguments |= selection_of(config, workdir, students + 1)
     teacher = model_directories(workdir, students)[-1]
-    return [
-        Stage(
-            "labels",
-            "run_pseudo_label.sh",
-            predictions,
-            {**arguments, "teacher": teacher},
-            beam=True,
-        )
-    ]
+    return Stage(
+        "labels", "run_pseudo_label.sh", predictions, {**arguments, "teacher": teacher}, beam=True
+    )
+
+
+def _of_files(location: str | None, source: str) -> bool:
+    """Tells whether the images of a location are files of their own."""
+    return bool(source != "digits" and location and split_location(location, source)[0] in FILES)
 
 
 def _wanted(workdir: Path) -> bool:
@@ -252,116 +259,9 @@ def _wanted(workdir: Path) -> bool:
     if not (workdir / "data" / "config.json").exists():
         return False
     data = read_json(workdir / "data" / "config.json", {"data": dict})["data"]
-    location = data["unlabeled"] or data["labeled"]
-    if (
-        data["source"] == "digits"
-        or not location
-        or split_location(location, data["source"])[0] not in FILES
-    ):
+    if not _of_files(data["unlabeled"] or data["labeled"], data["source"]):
         return False
     return read_manifest(workdir / "data" / "unlabeled", "unlabeled").num_records <= MOST
-
-
-def _out_of_fold(workdir: Path, iteration: int) -> tuple[Mapping[str, np.ndarray], str]:
-    """Returns the answers of teacher and student trained without the image, and a remark.
-
-    The answers are key -> probabilities float32 [2, K]. The teacher of iteration N is model N − 1,
-    the student is model N.
-    """
-    path = workdir / crossfit.FOLDER / crossfit.ANSWERS
-    if not path.exists():
-        return {}, " (cross-fitting is needed to tell, see crossfit.folds)"
-    found = choice.read_answers(path)
-    keys, models, probabilities = found.keys, list(found.models), found.probabilities
-    wanted = ["teacher" if n == 0 else f"student_{n}" for n in (iteration - 1, iteration)]
-    if not set(wanted) <= set(models):
-        return {}, f" (cross-fitting has no {wanted[1]})"
-    both = probabilities[[models.index(name) for name in wanted]]  # (2, N, K)
-    return {str(key): both[:, place] for place, key in enumerate(keys)}, ""
-
-
-def _labeled(labeled: Manifest, out_of_fold: Mapping[str, np.ndarray]) -> Iterator[Seen]:
-    for shard in range(len(labeled.files)):
-        for serialized in read_records(labeled, shard):
-            features = tf.train.Example.FromString(serialized).features.feature
-            key = features["image/key"].bytes_list.value[0].decode("utf-8")
-            label = features["image/class/label"].int64_list.value[0] - labeled.label_offset
-            both = out_of_fold.get(key)
-            if both is None:
-                yield Seen(key, "labeled", label, None, 1, "", -1, -1)
-            else:
-                teacher, student = both.argmax(axis=1).tolist()
-                yield Seen(key, "labeled", label, float(both[0, label]), 1, "", teacher, student)
-
-
-def _unlabeled(workdir: Path, iteration: int) -> Iterator[Seen]:
-    """Yields the unlabelled images with the teacher's answers and, where known, the student's."""
-    directory = workdir / f"pseudo_labeled_{iteration}"
-    summary = workdirs.require_finished(
-        directory, "pseudo-labels", "run_balance.sh", {"images_per_class?": (int, None)}
-    )
-    settings = read_json(directory / "config.json", {"balance?": _BALANCE}).get("balance")
-    kept, teacher = read_manifest(directory, "pseudo_labeled"), _predictions(workdir, iteration)
-    if teacher is None:
-        raise InputError(
-            f"{workdir / f'predictions_{iteration}'} is not finished; finish the run with"
-            " run_noisy_student.sh"
-        )
-    student = _predictions(workdir, iteration + 1)
-    for shard in range(len(teacher.files)):
-        copies = Counter(_keys(kept, shard))
-        answers = dict(read_predictions(student, shard)) if student else {}
-        for key, own in read_predictions(teacher, shard):
-            label, others = int(own.argmax()), answers.get(key)
-            confidence, number = float(own[label]), copies[key]
-            # Where a selection is labeled again, all of its images are kept.
-            why = (
-                ""
-                if number or not settings
-                else _why_not(confidence, settings, summary["images_per_class"])
-            )
-            of_student = -1 if others is None else int(others.argmax())
-            mean = own if others is None else (own + others) / 2
-            second, first = np.sort(mean)[-2:].tolist()
-            top = (int(mean.argmax()), first, first - second)
-            yield Seen(key, "unlabeled", label, confidence, number, why, label, of_student, *top)
-
-
-def _predictions(workdir: Path, number: int) -> Manifest | None:
-    """Returns the manifest of model `number` − 1's answers; None where they are unfinished."""
-    directory = workdir / f"predictions_{number}"
-    return (
-        read_manifest(directory, "predictions") if (directory / "summary.json").exists() else None
-    )
-
-
-def _keys(records: Manifest, shard: int) -> Iterator[str]:
-    for serialized in read_records(records, shard):
-        yield (
-            tf.train.Example.FromString(serialized)
-            .features.feature["image/key"]
-            .bytes_list.value[0]
-            .decode("utf-8")
-        )
-
-
-def _why_not(confidence: float, balance: Mapping[str, float], images_per_class: int | None) -> str:
-    """Says why a pseudo-label was not kept; `balance`: settings of that section."""
-    if confidence <= balance["threshold"] + 0.001:  # answers are stored in float16
-        return f"not above the threshold {balance['threshold']:g}"
-    if confidence > balance["max_confidence"]:
-        return f"above max_confidence {balance['max_confidence']:g}"
-    if records := balance.get("sample_images"):
-        return (
-            f"not drawn (balance.sample_images={records:,.0f}), or not among the most confident of"
-            " its class"
-        )
-    if balance["fraction"] < 1:
-        return (
-            f"not drawn (balance.fraction={balance['fraction']:g}), or not among the most confident"
-            " of its class"
-        )
-    return f"only the {images_per_class or 0:,} most confident of its class are kept"
 
 
 def choose(images: Sequence[Seen], ask: int) -> dict[int, str]:

@@ -20,53 +20,29 @@ from ml_collections import ConfigDict
 
 from cli import app, buckets, recipes, start, termination
 from cli import workdir as workdirs
-from cli.effect import require_effect
 from cli.errors import InputError
 from cli.json_files import read_json, write_json
 from data import fingerprint, prepare, sources
-from evaluation.numbers import NUMBERS, text
 from workflow import (
-    balance,
     by_device,
     choice,
     cost,
     planner,
-    pseudo_label,
-    settings,
     shard_jobs,
     train,
 )
 from workflow import labels as people
 from workflow.iterations import exhausted, names_of, require_unlabeled, train_and_choose
+from workflow.loop_checks import check, require_flags_read
+from workflow.loop_results import SECONDS, SUMMARY, summarize, table
 from workflow.settings import of_recipe
 from workflow.stages import (
     ENDING,
-    ONCE,
-    SELECTOR,
     Stage,
-    check_baseline,
     ending,
     plan,
-    sections_read,
     trainings,
 )
-
-SECONDS = {str: float}
-SHOWN = {number.key: number.loop for number in NUMBERS if number.loop}
-"""Key of a model's row -> the column of `table` that shows it."""
-RESULT = dict.fromkeys(SHOWN, float)
-SUMMARY = {
-    "teacher": RESULT,
-    "students": [RESULT],
-    "finetuned?": RESULT,
-    "probe?": RESULT,
-    "exported?": RESULT,
-    "seconds": SECONDS,
-    "served?": str,
-    "verdict?": str,
-    "validation_top1?": [float],
-}
-"""Schemas of `seconds.json`, of a model's row and of the loop's `summary.json`."""
 
 
 def main(
@@ -144,8 +120,10 @@ def _loop(
     config, config_flags = by_device.settle(config, config_flags, directory, init, dry_run=dry_run)
     if init or config.init:
         config = _with_init(config, init or config.init)
+    if init:  # each stage checks its settings by it
+        config_flags = [*config_flags, f"--config.init={config.init}"]
     check(config)
-    _require_effect(config, config_flags, init)
+    require_flags_read(config, config_flags)
     shard_jobs.pipeline_options(beam_options)
     given = {"labeled": labeled, "unlabeled": unlabeled, "test": test}
     folders = {
@@ -274,7 +252,9 @@ def run(
     }
     try:
         _loop(
-            recipes.from_flags(*words, declared=of_recipe),
+            recipes.from_flags(
+                *words, declared=of_recipe, replaced={"init": f"--init={init}"} if init else None
+            ),
             os.fspath(workdir),
             **options,
             config_flags=words,
@@ -312,81 +292,6 @@ def _done(directory: Path, summary: dict[str, Any]) -> str:
     return (
         f"{table(summary)}\n{directory} is done; delete it, or name another --workdir, to run again"
     )
-
-
-def check(config: ConfigDict) -> None:
-    """Raises InputError where a setting of any stage but the first is impossible.
-
-    So the error comes at once, not after hours of earlier stages.
-    """
-    settings.check(config)
-    if config.student_init == "pretrained" and not config.init:
-        raise InputError("student_init=pretrained needs the weights to start from: give --init")
-    if config.patience and not config.data.validation_size:
-        raise InputError("patience needs a validation split: set data.validation_size")
-    if config.crossfit.folds == 1:
-        raise InputError(
-            "crossfit.folds is 1; it must be at least 2, or 0 to turn cross-fitting off"
-        )
-    if config.evaluate.split == "validation" and not config.data.validation_size:
-        raise InputError(
-            "config.evaluate.split=validation needs a validation split: set data.validation_size"
-        )
-    size = config.data.validation_size
-    if config.crossfit.folds and size and size < choice.FEWEST and not config.patience:
-        for name, part in config.items():
-            if isinstance(part, ConfigDict) and (
-                part.get("final_weights") == "best"
-                or part.get("stop_after")
-                or part.get("calibrate")
-            ):
-                raise InputError(
-                    f"config.{name} chooses by the validation split, in whose place cross-fitting"
-                    " has the images that it holds out; set data.validation_size to"
-                    f" {choice.FEWEST} or more, or crossfit.folds to 0"
-                )
-    _check_selection(config)
-    balance.check(config.balance)
-    stages = plan(config, Path(), {}, "")
-    check_baseline(config, stages)
-    for stage in stages:
-        name = stage.arguments.get("section", stage.name)
-        if stage.script == "run_pseudo_label.sh":
-            pseudo_label.check(name, config[name])
-            if config[name].calibrate and not config.data.validation_size:
-                raise InputError(
-                    f"config.{name}.calibrate needs a validation split: set data.validation_size"
-                )
-        elif "strategy" in stage.arguments:  # a training
-            train.check(config, name, init="init" in stage.arguments)
-
-
-def _require_effect(config: ConfigDict, config_flags: list[str], init: str | None) -> None:
-    """Raises InputError where a setting of the command line does nothing in this run."""
-    given = recipes.overrides(*config_flags)
-    if init and not config.smoke:  # the recipe was checked without it
-        require_effect(config, of_recipe(config), given)
-    settings.require_read(config, given, sections_read(plan(config, Path(), {}, "")))
-
-
-def _check_selection(config: ConfigDict) -> None:
-    """Raises InputError where the selection of unlabeled images cannot be as the recipe says."""
-    once = config.get("selection") == ONCE
-    if SELECTOR in config and not once:
-        raise InputError(
-            f"config.{SELECTOR} selects images once, for all teachers; set config.selection={ONCE}"
-        )
-    sections = {
-        f"student_{i}" if f"student_{i}" in config else "student"
-        for i in range(1, config.iterations + 1)
-    }
-    online = [name for name in sorted(sections) if config[name].online]
-    if once and online and SELECTOR not in config:
-        raise InputError(
-            f"config.selection={ONCE} needs stored labels to select by, which"
-            f" config.{online[0]}.online=True does not make; set one of them back, or give the"
-            f" recipe a section {SELECTOR}"
-        )
 
 
 def extended(
@@ -465,11 +370,11 @@ def run_stage(
         f"--{name}={value}"
         for name, value in {"workdir": stage.directory, **stage.arguments}.items()
     ]
-    flags = (
-        ([] if stage.name == "export" else config_flags)
-        + flags
-        + (beam_options if stage.beam else [])
-    )
+    if stage.name == "export":
+        config_flags = []
+    elif stage.unread:  # the stage would refuse settings of that section
+        config_flags = [f for f in config_flags if not f.startswith(f"--config.{stage.unread}.")]
+    flags = [*config_flags, *flags, *(beam_options if stage.beam else [])]
     print(f"== {stage.name}: ./{stage.script} {' '.join(flags)}", flush=True)
     with open(workdir / "commands.txt", "a", encoding="utf-8") as f:  # for the report
         line = f"./{stage.script} {shlex.join(flags)}\n"
@@ -506,71 +411,3 @@ def _add_seconds(path: Path, name: str, seconds: float) -> None:
     spent[name] = round(spent.get(name, 0) + seconds, 1)
     # The sort is stable.
     write_json(path, dict(sorted(spent.items(), key=lambda item: item[0] in ENDING)))
-
-
-def summarize(workdir: Path, iterations: int) -> dict[str, Any]:
-    """Returns the loop's summary.
-
-    It holds the evaluation of teacher and students, where the export is, and the seconds of each
-    stage.
-    """
-    names = names_of(iterations)
-    rows = {**dict.fromkeys(names, RESULT), "finetuned?": RESULT, "probe?": RESULT}
-    schema = {"models": rows, "figures": {"summary": str}, "report": str}
-    directory = workdir / "evaluation"
-    evaluation = workdirs.require_finished(directory, "evaluation", "run_evaluate.sh", schema)
-    directory = workdir / "export"
-    export = workdirs.require_finished(directory, "export", "run_export.sh", {"export": str})
-    models = evaluation["models"]
-    return {
-        "teacher": models["teacher"],
-        "students": [models[name] for name in names[1:]],
-        **{name: models[name] for name in ("finetuned", "probe") if name in models},
-        "export": export["export"],
-        "figure": evaluation["figures"]["summary"],
-        "report": evaluation["report"],
-        "seconds": read_json(workdir / "seconds.json", SECONDS),
-    }
-
-
-def table(summary: dict[str, Any]) -> str:
-    """Returns the verdict, and a line for each stage.
-
-    A line has the numbers of the stage's model, if it made one, and the stage's seconds.
-    """
-    results = {
-        "teacher": summary["teacher"],
-        **{f"student_{i}": row for i, row in enumerate(summary["students"], 1)},
-    }
-    results |= {"finetune": summary.get("finetuned"), "probe": summary.get("probe")}
-    return "\n".join(
-        [
-            *([summary["verdict"]] if "verdict" in summary else []),
-            table_of(results, summary["seconds"]),
-        ]
-    )
-
-
-def table_of(results: Mapping[str, Any], spent: Mapping[str, float]) -> str:
-    """Returns the lines of `table`.
-
-    Args:
-      results: stage, or the linear probe -> its model's row or None.
-      spent: stage -> seconds.
-    """
-    widths = {key: max(8, len(column.title) + 2) for key, column in SHOWN.items()}
-    titles = "".join(column.title.rjust(widths[key]) for key, column in SHOWN.items())
-    rows = [f"{'stage':<16}{titles}{'seconds':>9}"]
-
-    def cells(row: Mapping[str, Any] | None) -> str:
-        return "".join(
-            (text(row, key, column) if row else "").rjust(widths[key])
-            for key, column in SHOWN.items()
-        )
-
-    for name, seconds in spent.items():
-        rows.append(f"{name:<16}{cells(results.get(name))}{seconds:>9.1f}")
-    if results.get("probe"):  # its seconds are the evaluation's
-        rows.append(f"{'probe':<16}{cells(results['probe'])}")
-    rows.append(f"{'total':<16}{'':>{sum(widths.values())}}{sum(spent.values()):>9.1f}")
-    return "\n".join(rows)

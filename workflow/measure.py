@@ -27,6 +27,7 @@ from data import pipeline, protos, records
 from data.preprocessing import Preprocessing
 from training import run
 from training.method import PSEUDO_LABELED, TEACHER
+from training.settings import needing_weights
 from training.trainer import Trainer
 from weights import published
 from workflow import train
@@ -161,7 +162,7 @@ class Bench:
     def _recipe(self, training: Planned, batch_size: int) -> tuple[ConfigDict, str | None]:
         """Returns the recipe of the measured training, and the weights that it starts from.
 
-        Only frozen blocks need weights.
+        Only what freezes or slows layers needs weights.
         """
         config = self._config.copy_and_resolve_references()
         with config.unlocked():
@@ -184,7 +185,7 @@ class Bench:
             config.preprocessing.image_size = training.size
             if section.get("preprocessing"):
                 section.preprocessing.image_size = training.size
-        if not training.values.get("frozen_blocks"):
+        if not needing_weights(training.values):
             return config, None
         init = config.get("init") or ""
         if not (os.path.exists(init) or os.path.exists(f"{init}.index")):

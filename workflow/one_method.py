@@ -21,11 +21,18 @@ from cli.json_files import read_json
 from data import fingerprint, prepare, sources
 from training import dry_run as dry_runs
 from training.method import IMAGES, NO_IMAGES
-from workflow import by_device, cost, iterations, loop, planner, settings, train
+from workflow import by_device, cost, iterations, loop, planner, settings, times, train
+from workflow.loop_results import SECONDS, table_of
 from workflow.settings import of_recipe
 from workflow.stages import Stage, check_baseline, sections_read, validated
 
-SUMMARY = {"models": dict, "seconds": loop.SECONDS, "export": str, "figure": str, "report": str}
+SUMMARY = {
+    "models": dict,
+    "seconds": SECONDS,
+    "export": str,
+    "figure": str,
+    "report": str,
+}
 """Schema of `summary.json`."""
 DEVICES = ("strategy", "cpu_devices", "tpu")
 """Flags of a stage that choose its devices."""
@@ -82,6 +89,18 @@ def main(
         if path:
             raise InputError(f"--{name}: --data={data} is prepared already; leave one out")
     train.main(config, workdir, data, dry_run=dry_run, **training)
+    if dry_run and (Path(data) / "summary.json").exists():
+        print(_time(config, Path(workdir), data, training), flush=True)
+
+
+def _time(config: ConfigDict, workdir: Path, data: str, training: Mapping[str, Any]) -> str:
+    """Measures a step of a training on prepared data; returns the training's time as text."""
+    section = training["section"]
+    init = training["init"] or train.initial_of(config, section)
+    options = {"section": section, "data": data, **({"init": init} if init else {})}
+    options["strategy"] = training["strategy"]
+    stage = Stage(name_of(config, section), "run_train.sh", workdir, options)
+    return times.table(alone(config, init), [stage], dry_runs.images(config, Path(data)))
 
 
 def run_method(
@@ -131,7 +150,9 @@ def run_method(
     }
     try:
         run_stages(
-            recipes.from_flags(*words, declared=of_recipe),
+            recipes.from_flags(
+                *words, declared=of_recipe, replaced={"init": f"--init={init}"} if init else None
+            ),
             os.fspath(workdir),
             images,
             training,
@@ -184,6 +205,8 @@ def run_stages(
     if init:
         is_path = os.path.exists(init) or os.path.exists(f"{init}.index")
         options["init"] = os.path.abspath(init) if is_path else init
+        if training.get("init") and "init" in config:  # each stage checks its settings by it
+            config_flags = [*config_flags, f"--config.init={options['init']}"]
     given = {name: path for name, path in images.items() if path}
     formats = {"labels": "manifest"}
     folders = {
@@ -364,14 +387,14 @@ def summarize(workdir: Path) -> dict[str, Any]:
         "export": exported["export"],
         "figure": evaluated["figures"]["summary"],
         "report": evaluated["report"],
-        "seconds": read_json(workdir / "seconds.json", loop.SECONDS),
+        "seconds": read_json(workdir / "seconds.json", SECONDS),
     }
 
 
 def table(summary: Mapping[str, Any]) -> str:
     """Returns a line for each stage: its numbers, where it made a model, and its seconds."""
     models = dict(summary["models"])
-    return loop.table_of({**models, "finetune": models.get("finetuned")}, summary["seconds"])
+    return table_of({**models, "finetune": models.get("finetuned")}, summary["seconds"])
 
 
 def _done(directory: Path, summary: Mapping[str, Any]) -> str:

@@ -74,6 +74,13 @@ BALANCE = Section(
             when=(When("balance"),),
         ),
         "balance": Setting(True, "Whether to cut and fill up each class to images_per_class."),
+        "priors": Setting(
+            "uniform",
+            "Share of each class among the images kept. uniform: the same for all classes, as in"
+            " the paper; labeled: as among the labeled images; or a weight for each class, such as"
+            " cat:3,dog:1. images_per_class is then the mean.",
+            when=(When("balance"),),
+        ),
         "copy_images": Setting(
             True,
             "Whether to write the images once more, beside their labels. False: labels alone, which"

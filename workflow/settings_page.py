@@ -12,8 +12,13 @@ from workflow.settings import RECIPE, SUPERVISED
 INTRO = """\
 # Settings
 
-Made by `python -m workflow.settings_page > docs/settings.md`. \
-Edit the rooms' `settings.py` instead.
+Every setting of a recipe, with its default, its range and its meaning.
+
+Related: [the stages](stages.md), [Noisy Student](noisy_student.md), [Meta Pseudo
+Labels](meta_pseudo_labels.md), [data](data.md), [glossary](glossary.md).
+
+Made by `python -m workflow.settings_page > docs/settings.md`. Edit the rooms' `settings.py`
+instead.
 
 A recipe is a Python file in `configs/`. `--config.KEY=VALUE` changes one of its settings, and
 `--config.KEY=None` leaves one open, where None is allowed. `--help KEY` explains one.

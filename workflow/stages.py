@@ -29,6 +29,8 @@ class Stage(NamedTuple):
       arguments: its other flags.
       beam: whether it takes options of Beam.
       counted: the name under which its seconds are counted; "": its own name.
+      unread: section of the recipe that it does not read, so that it gets no settings of it; "":
+        none.
     """
 
     name: str
@@ -37,6 +39,7 @@ class Stage(NamedTuple):
     arguments: dict[str, Any]
     beam: bool = False
     counted: str = ""
+    unread: str = ""
 
 
 def trainings(
@@ -128,9 +131,17 @@ def _labelings(config: ConfigDict, workdir: Path, number: int, teacher: Path) ->
     given = {"data": workdir / "data", **selection_of(config, workdir, number)}
     labeling = {"section": section, **given, "teacher": teacher}
     balancing = {**given, "predictions": predictions}
+    unread = "balance" if "selection" in given else ""
     return [
         Stage(f"pseudo_label_{number}", "run_pseudo_label.sh", predictions, labeling, beam=True),
-        Stage(f"balance_{number}", "run_balance.sh", pseudo_labeled, balancing, beam=True),
+        Stage(
+            f"balance_{number}",
+            "run_balance.sh",
+            pseudo_labeled,
+            balancing,
+            beam=True,
+            unread=unread,
+        ),
     ]
 
 

@@ -58,6 +58,7 @@ def _work(training: Planned) -> float | None:
 COSTLY = (
     *("method", "batch_size", "unlabeled_ratio", "labeled", "online", "feedback", "frozen_blocks"),
     *("accumulation", "precision", "rematerialize", "jit_compile"),
+    *("frozen_batch_norm", "layer_decay", "head_steps"),
 )
 """Settings of a training that change how long a step takes."""
 
@@ -180,7 +181,12 @@ def seconds(
             needed = plans.images_labeled(config, stage, counts) / BALANCED
         elif stage.script == "run_evaluate.sh":
             models = [Path(model) for model in str(stage.arguments["model"]).split(",")]
-            needed = answers(models, counts.get(stage.arguments.get("split", "test")) or 0)
+            images = counts.get(stage.arguments.get("split", "test")) or 0
+            needed = answers(models, images)
+            # The linear probe's features are those of the network that the trainings start from.
+            probe = answers(models[:1], images + counts["labeled"])
+            if "init" in stage.arguments and needed is not None and probe is not None:
+                needed += probe
         found[stage.name] = None if needed is None else measure.STARTED + needed
     return found
 
@@ -213,7 +219,7 @@ def table(config: ConfigDict, stages: Sequence[Stage], counts: dict[str, Any]) -
         )
     if choice.basis(config, counts.get("validation", 0)) == choice.CROSS_FITTING:
         again = config.crossfit.folds * sum(
-            needed or 0.0 for name, needed in found.items() if name not in ENDING
+            needed or 0.0 for name, needed in found.items() if name not in (*ENDING, "labels")
         )
         total += again
         lines.insert(

@@ -28,6 +28,7 @@ from training import resolve as resolving
 from training.initial import Initial
 from training.method import IMAGES, PSEUDO_LABELED, TEACHER, Method, set_model
 from training.run import Devices, Inputs, says_done, train
+from training.settings import needing_weights
 from weights import pretrained
 from workflow import methods
 from workflow.settings import check_section
@@ -126,10 +127,10 @@ def _kept_network(method: Method, values: Mapping[str, Any]) -> Mapping[str, Any
 
 def _check(method: Method, section: str, values: dict[str, Any], init: bool) -> str | None:
     """Returns the method's warning about the resolved section, or None. Raises InputError."""
-    if values.get("frozen_blocks") and not init:
+    for name in [] if init else needing_weights(values):
         raise InputError(
-            f"{section}.frozen_blocks={values['frozen_blocks']} needs --init: random weights must"
-            " not be frozen"
+            f"{section}.{name}={values[name]} needs --init: it is for a training that starts from"
+            " weights"
         )
     try:
         for name in schedules.of_section(values, 1.0):
@@ -352,6 +353,35 @@ def spec_of(method: Method, resolved: dict[str, Any], inputs: Inputs) -> model_d
     )
 
 
+def planned(
+    config: ConfigDict, section: str, labeled_examples: int
+) -> tuple[Method, dict[str, Any], dict[str, Any]]:
+    """Returns method and values of a train section for a plan, before its data are there.
+
+    Args:
+      config: the recipe.
+      section: name of the section.
+      labeled_examples: number of labeled images.
+
+    Returns:
+      (the method, the section without its preprocessing, the same with nothing left open).
+
+    Raises:
+      InputError: no such training, or impossible values.
+    """
+    method = find(config, section)
+    given = {
+        key: value for key, value in config[section].to_dict().items() if key != "preprocessing"
+    }
+    values = resolving.section(
+        given,
+        labeled_examples=labeled_examples,
+        unlabeled=bool(method.unlabeled(given)),
+        quiet=True,
+    )
+    return method, given, values
+
+
 def describe(
     config: ConfigDict,
     section: str,
@@ -364,16 +394,8 @@ def describe(
     The text has each network in numbers, and what is missing.
     """
     init = init or initial_of(config, section)
-    method, counts = find(config, section), dry_runs.images(config, data)
-    given_values = {
-        key: value for key, value in config[section].to_dict().items() if key != "preprocessing"
-    }
-    values = resolving.section(
-        given_values,
-        labeled_examples=counts["labeled"],
-        unlabeled=bool(method.unlabeled(given_values)),
-        quiet=True,
-    )
+    counts = dry_runs.images(config, data)
+    method, given_values, values = planned(config, section, counts["labeled"])
     _require_whole_parts(section, values)
     length = resolving.length(given_values, counts["labeled"], values["batch_size"])
     warning = _check(method, section, values, bool(init))

@@ -9,7 +9,7 @@
         --model=W/student,W/finetuned --workdir=W/evaluation
 
 The data are those of Noisy Student's recipe. The second command takes about 140 CPU seconds.
-docs/meta_pseudo_labels.md has the accuracy that it reaches.
+docs/meta_pseudo_labels_results.md has the accuracy that it reaches.
 
 `:reduced` is Appendix E: the teacher is trained once, by UDA, and its predictions are stored.
 

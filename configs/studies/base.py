@@ -50,3 +50,11 @@ def one_student(**runs: tuple[str, ...]) -> dict[str, Any]:
         "runs": tuple(runs.items()),
         "readings": (teacher, *((name, name, "students.-1.top1") for name in runs)),
     }
+
+
+def short(*sections: str) -> tuple[str, ...]:
+    """Returns flags that leave one pass over the labelled images of 32 pixels, for a smoke test."""
+    values = {f"{section}.epochs": 1.0 for section in sections}
+    values |= {f"{section}.min_steps": 0 for section in sections}
+    values["preprocessing.image_size"] = 32
+    return tuple(f"--config.{key}={value}" for key, value in values.items())

@@ -22,7 +22,11 @@ def get_config() -> ConfigDict:
         " alone and then fine-tuned on the labelled ones, in 200 or 800 steps.",
         claims=(
             ("joint", "apart", "joint training is better than pre-training and fine-tuning"),
-            ("joint", "apart_longer", "also than longer fine-tuning"),
+            (
+                "joint",
+                "apart_longer",
+                "joint training is better than pre-training and longer fine-tuning",
+            ),
             ("apart", "teacher", "pre-training and fine-tuning is better than the teacher"),
         ),
         **base.one_student(

@@ -24,6 +24,9 @@ L0 = {"network": "l0", "parameters": 140e6, "image_size": 380, "unlabeled_ratio"
 L1 = {"network": "l1", "parameters": 273e6, "image_size": 380, "unlabeled_ratio": 3}
 L2 = {"network": "l2", "parameters": 480e6, "image_size": 475, "unlabeled_ratio": 3}
 B7 = {"network": "b7", "parameters": 66e6, "image_size": 600, "unlabeled_ratio": 3}
+SAME_RATIO = "student.unlabeled_ratio=1"
+"""Section 3.1: models smaller than B7 take as many unlabelled images as labelled ones."""
+TABLE_9 = "Table 9; Sections 3.1 and 3.2"
 TUNED = {"labeled_augmentation": False, "epochs": 1.5}
 CHAIN = (
     numbers("loop", "Section 3.1", iterations=5, threshold=0.3, images_per_class=130_000),
@@ -44,7 +47,7 @@ def _of_size(name: str) -> tuple[Row, ...]:
     parameters, pixels, _, schedule = SIZES[name]
     network = {"network": name, "parameters": parameters, "image_size": pixels, **schedule}
     ratio = 3 if name == "b7" else 1
-    second = {"b0": 1}.get(name, 3)
+    own = () if name in ("b0", "b7") else (SAME_RATIO,)
     large = numbers(
         "student_4", "A.4; Section 3.1", unlabeled_ratio=ratio, randaugment_layers=0, **network
     )
@@ -55,17 +58,15 @@ def _of_size(name: str) -> tuple[Row, ...]:
             DRY_RUN,
             items=(f"EfficientNet-{name.upper()}",),
             commands=(supervised(f"imagenet.py:{name}"),),
-            numbers=(numbers("train", "Table 9; Section 3.2", randaugment_layers=2, **network),),
+            numbers=(numbers("train", TABLE_9, randaugment_layers=2, **network),),
         ),
         Row(
             "Table 9",
-            f"`imagenet.py:{name}`, with the second version's ratio of {second}",
+            f"`imagenet.py:{name}`, with this version's ratio of {ratio}",
             DRY_RUN,
             items=(f"Noisy Student ({name.upper()})",),
-            commands=(loop(name),),
-            numbers=(
-                numbers("student_1", "Section 3.2 of both", unlabeled_ratio=second, **network),
-            ),
+            commands=(loop(name, *own),),
+            numbers=(numbers("student_1", TABLE_9, unlabeled_ratio=ratio, **network),),
         ),
         Row(
             "Table 9",
@@ -94,6 +95,7 @@ def _bands() -> tuple[Row, ...]:
         images = numbers("loop", "A.2", iterations=1, **selected)
         for kind in ("soft", "hard"):
             student = numbers("student_1", "A.2", network="b0", pseudo_labels=kind)
+            teacher = numbers("teacher", "A.2", network="b0")
             rows.append(
                 Row(
                     "Figure 4",
@@ -101,7 +103,7 @@ def _bands() -> tuple[Row, ...]:
                     DRY_RUN,
                     items=(f"[{low:.1f}, {high:.1f}], {kind}",),
                     commands=(loop("b0", *band, f"student.pseudo_labels={kind}"),),
-                    numbers=(images, student),
+                    numbers=(images, teacher, student),
                 )
             )
     return tuple(rows)
@@ -121,11 +123,13 @@ def _amounts() -> tuple[Row, ...]:
                 "`balance.fraction` is another quantity: it thins the pool before balancing",
                 DRY_RUN,
                 items=(f"1/{part}" if part > 1 else "1",),
-                commands=(loop("b4", *drawn),),
+                commands=(loop("b4", SAME_RATIO, *drawn),),
                 numbers=(
                     numbers("loop", "A.3", iterations=1, **selected),
                     numbers("teacher", "A.3", network="b4"),
-                    numbers("student_1", "A.3", network="b4", **SMALL),
+                    numbers(
+                        "student_1", "A.3; Section 3.1", network="b4", unlabeled_ratio=1, **SMALL
+                    ),
                 ),
             )
         )
@@ -145,7 +149,7 @@ ROWS = (
         "Section 3.1, ratio 3 for B7 and larger, 1 for the smaller ones",
         "`imagenet.py:v1`; `b1` to `b6` have the second version's 3",
         DRY_RUN,
-        commands=(loop("b5", "student.unlabeled_ratio=1"),),
+        commands=(loop("b5", SAME_RATIO),),
         numbers=(numbers("student_1", "Section 3.1", network="b5", unlabeled_ratio=1),),
     ),
     Row(
@@ -171,8 +175,8 @@ ROWS = (
         "Table 6",
         "Table 6 of the second version, above, without the noised teacher",
         DRY_RUN,
-        commands=(loop("b5", "student.unlabeled_ratio=1"),),
-        numbers=(numbers("student_1", "Table 6", network="b5", unlabeled_ratio=1),),
+        commands=(loop("b5", SAME_RATIO),),
+        numbers=(numbers("student_1", "Table 6; Section 3.1", network="b5", unlabeled_ratio=1),),
     ),
     *_bands(),
     Row(

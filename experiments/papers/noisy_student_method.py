@@ -53,7 +53,7 @@ METHOD = (
     ),
     Row(
         "Algorithm 1, step 2: pseudo-labels of an unnoised teacher",
-        "`workflow/pseudo_label.py`, `LabelShards`; within the step: `online=True`",
+        "`workflow/label_shards.py`, `LabelShards`; within the step: `online=True`",
         RUN,
         commands=(test("workflow/test_pseudo_label.py"),),
         ran=("tests/workflow/test_pseudo_label.py",),
@@ -71,12 +71,12 @@ METHOD = (
         "`workflow/stages.py`, `trainings`",
         STAND_IN,
         commands=("./run_quickstart.sh --seeds=5",),
-        ran=("README.md#what-the-quick-start-does",),
+        ran=("docs/quickstart.md#what-it-does",),
         why=DIGITS,
     ),
     Row(
         "Figure 1: the method as a picture",
-        "the table of stages in the README",
+        "[the way of the data](architecture.md#the-way-of-the-data)",
         IMPOSSIBLE,
         why="a drawing without numbers",
     ),

@@ -138,6 +138,28 @@ def test_a_setting_with_an_effect_passes(key, values):
     assert refusal({key: "1"}, **values) == ""
 
 
+def test_a_flag_takes_the_place_of_a_setting():
+    """The network of the recipe's own weights decides no more where the flag names others."""
+    given, recipe = {"teacher.width": "1"}, make(ALL, init="b0")
+    with pytest.raises(InputError, match=r"config\.init is 'b0'"):
+        require_effect(recipe, ALL, given)
+    mine = When("/init", test=lambda init: init == "mine", words="mine")
+    own = TRAIN["width"].but(when=(mine,))
+    declared = Section(ALL.meaning, {**ALL, "teacher": Section("T.", {**TRAIN, "width": own})})
+    require_effect(recipe, declared, given, {"init": "--init=mine"})
+    with pytest.raises(InputError, match=r"config\.init is 'theirs'; set --config\.init to mine"):
+        require_effect(make(ALL, init="mine"), declared, given, {"init": "--init=theirs"})
+    require_effect(recipe, ALL, {"init": "b1"}, {"init": "--init=b1"})
+    assert recipe.init == "b0"
+
+
+def test_a_flag_takes_the_place_of_a_section():
+    words = r"^--config\.noise\.layers=3 has no effect with --mine=D; leave one of them out$"
+    with pytest.raises(InputError, match=words):
+        require_effect(make(ALL), ALL, {"noise.layers": "3"}, {"noise": "--mine=D"})
+    require_effect(make(ALL), ALL, {"teacher.width": "3"}, {"noise": "--mine=D"})
+
+
 def test_a_switch_is_named_without_a_value():
     assert refusal({"teacher.nesterov": None}, teacher__name="adam").startswith(
         "--config.teacher.nesterov has no effect while"

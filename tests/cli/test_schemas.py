@@ -19,9 +19,9 @@ from data.preprocessing import Preprocessing
 from evaluation import classifiers, compare, history, imagenet, tables
 from experiments import study
 from serving import batching, card, export, lite, serve, settings
-from training import dry_run, fit, model_dir, models
+from training import dry_run, metrics_log, model_dir, models
 from weights import weight_files
-from workflow import loop, pseudo_label, quickstart, shard_jobs
+from workflow import label_shards, loop, pseudo_label, quickstart, shard_jobs
 
 VALUES = [None, True, -1, 1.5, "x", [], {}, [1], 10**15, "\ud800"]
 TEXTS = [
@@ -188,8 +188,8 @@ def read_metrics(path: Path) -> None:
     text = path.read_text(encoding="utf-8", errors="surrogateescape").replace("\n", " ") + "\n"
     (path.parent / "metrics.jsonl").write_text(text, encoding="utf-8", errors="surrogateescape")
     list(history.training({"a": path.parent}))
-    fit.best(path.parent)
-    fit._truncate_metrics(path.parent / "metrics.jsonl", 5)
+    metrics_log.best(path.parent)
+    metrics_log.truncate(path.parent / "metrics.jsonl", 5)
 
 
 def read_balanced(path: Path) -> None:
@@ -209,7 +209,7 @@ def read_note(path: Path) -> None:
             Job(),  # type: ignore[arg-type]
             1,
             path.parent,
-            result=pseudo_label.note(3),
+            result=label_shards.note(3),
         )
         pseudo_label.summarize(results, ["a", "b", "c"])
 

@@ -11,7 +11,7 @@ import PIL.Image
 import pytest
 from sklearn import datasets
 
-from evaluation import corruptions, perturbations
+from evaluation import blur, corruptions, perturbations, weather
 from evaluation.robustness import CORRUPTIONS
 
 
@@ -113,8 +113,8 @@ def test_brightness_is_v_of_hsv():
         ]
         for row in image
     ]
-    np.testing.assert_allclose(corruptions.brighten(image, 0.3), expected, atol=1e-12)
-    np.testing.assert_allclose(corruptions.brighten(np.zeros([1, 1, 3]), 0.25), 0.25)
+    np.testing.assert_allclose(weather.brighten(image, 0.3), expected, atol=1e-12)
+    np.testing.assert_allclose(weather.brighten(np.zeros([1, 1, 3]), 0.25), 0.25)
 
 
 def test_contrast_and_jpeg_by_hand():
@@ -133,7 +133,7 @@ def test_contrast_and_jpeg_by_hand():
 def test_glass_moves_pixels_no_farther_than_it_says():
     """Without blur, each round gives a pixel the value of one at most `reach` away."""
     ramp = np.broadcast_to(np.arange(40)[None, :, None], (40, 40, 3)) / 255.0
-    moved = corruptions._glass_blur(ramp, (0.0, 2, 1), rng()) * 255
+    moved = blur.glass_blur(ramp, (0.0, 2, 1), rng()) * 255
     assert np.abs(moved - ramp * 255).max() > 0
     # Moves come one after another, from the lower right, and may carry a value on. Along the row
     # this goes no farther than by chance.
@@ -145,16 +145,16 @@ def test_frost_and_fog_of_a_square_image_are_the_whole_map_s():
     x = LARGE / 255
     generator = rng(7)
     top, left = int(generator.integers(256 - 96 + 1)), int(generator.integers(256 - 96 + 1))
-    needles = 1 - np.abs(2 * corruptions._plasma(256, 1.6, generator) - 1)
-    texture = (0.35 * corruptions._plasma(256, 2.5, generator) + 0.65 * needles**3)[
+    needles = 1 - np.abs(2 * weather.plasma(256, 1.6, generator) - 1)
+    texture = (0.35 * weather.plasma(256, 2.5, generator) + 0.65 * needles**3)[
         top : top + 96, left : left + 96
     ]
     texture = (texture - texture.mean()) / texture.std()
     frost = np.clip(np.clip(0.45 + 0.2 * texture, 0, 1)[..., None] * [0.92, 1.0, 1.08], 0, 1)
-    np.testing.assert_array_equal(corruptions._frost(x, (0.7, 0.7), rng(7)), 0.7 * x + 0.7 * frost)
-    fog = corruptions._plasma(128, 1.7, rng(7))[:96, :96, None]
+    np.testing.assert_array_equal(weather.frost(x, (0.7, 0.7), rng(7)), 0.7 * x + 0.7 * frost)
+    fog = weather.plasma(128, 1.7, rng(7))[:96, :96, None]
     np.testing.assert_array_equal(
-        corruptions._fog(x, (2.5, 1.7), rng(7)), (x + 2.5 * fog) * x.max() / (x.max() + 2.5)
+        weather.fog(x, (2.5, 1.7), rng(7)), (x + 2.5 * fog) * x.max() / (x.max() + 2.5)
     )
 
 

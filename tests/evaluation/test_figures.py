@@ -51,6 +51,19 @@ def test_perfect_and_useless_models(tmp_path):
     assert (tmp_path / "summary.png").stat().st_size > 10_000
 
 
+def test_accuracies_end_at_100_percent(monkeypatch):
+    kept = []
+    monkeypatch.setattr(figures, "_save", lambda figure, path: kept.append(figure))
+    rows = [evaluation(name, list("abc")) for name in ("teacher", "student")]
+    figures.summary_figure(rows, "summary.png")
+    accuracies, reliability, _ = kept[0].axes
+    assert accuracies.get_xlim()[1] == 100 and not accuracies.patches  # no bars on a cut axis
+    assert [label.get_text() for label in accuracies.get_yticklabels()] == ["teacher", "student"]
+    low, high = (100 * end for end in rows[0].top1_interval)
+    assert list(accuracies.lines[0].get_xdata()) == [low, high] and accuracies.get_xlim()[0] <= low
+    assert reliability.get_ylim() == (0, 1)
+
+
 def test_nothing_to_draw(tmp_path):
     with pytest.raises(ValueError, match="no models"):
         figures.summary_figure([], tmp_path / "summary.png")

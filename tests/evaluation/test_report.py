@@ -11,7 +11,6 @@ import io
 import json
 import platform
 import re
-import types
 
 import ml_collections
 import numpy as np
@@ -23,7 +22,7 @@ from cli import stack
 from cli.json_files import write_json
 from data import protos, records
 from data.preprocessing import Preprocessing, eval_image
-from evaluation import build, charts, embedding, evaluate, page, pictures, report
+from evaluation import build, charts, embedding, evaluate, page, pictures, report, suite_sections
 from evaluation.examples import Examples
 from evaluation.perturbations import FRAMES
 from evaluation.suites import Inputs
@@ -416,21 +415,10 @@ def test_without_the_rest_of_the_run_the_pictures_are_left_out(run, tmp_path, mo
     } & set(reader.headings)
 
 
-def report_of(directory, models):
-    """Returns the sections of a report on `models`, without any files."""
-    candidates = {
-        name: types.SimpleNamespace(directory=directory / name, label_names=NAMES)
-        for name in models
-    }
-    return report._Report(
-        directory,
-        {"models": models, "baseline": next(iter(models))},
-        [],
-        candidates,
-        Inputs(),
-        None,
-        ["run"],
-    )
+def suites_of(directory, models, inputs=None):
+    """Returns what the sections of the suites are made of, without any files."""
+    pair = list(dict.fromkeys([next(iter(models)), list(models)[-1]]))
+    return suite_sections.Suites(directory, models, pair, inputs or Inputs(), NAMES)
 
 
 def test_a_broken_part_leaves_a_note():
@@ -481,20 +469,20 @@ def test_damage_in_the_run_does_not_stop_the_report(run, tmp_path, monkeypatch):
 def test_sequences_of_a_model_that_is_neither_first_nor_last(tmp_path, monkeypatch):
     """Fine-tuned models are left out of -P."""
     measured = {"p": {"flips": {"tilt": 0.5}, "mean_flip": 0.5}}
-    sections = report_of(tmp_path, {"first": {}, "middle": measured, "last": {}})
+    inputs = Inputs(p={"tilt": (None, 3)})
+    suites = suites_of(tmp_path, {"first": {}, "middle": measured, "last": {}}, inputs)
     np.savez(tmp_path / "tilt.npz", answers=np.zeros([1, 3], int), labels=[1])
     (tmp_path / "middle" / "p").mkdir(parents=True)
     (tmp_path / "tilt.npz").rename(tmp_path / "middle" / "p" / "tilt.npz")
-    sections.inputs = Inputs(p={"tilt": (None, 3)})
     asked = []
     monkeypatch.setattr(
         pictures,
         "frames",
         lambda examples, which, given, label, names: asked.append((list(given), label)) or [],
     )
-    assert dict(sections._sequence_pictures()) == {"pictures": {"tilt": []}}
+    assert dict(suite_sections.sequence_pictures(suites)) == {"pictures": {"tilt": []}}
     assert asked == [(["middle"], 1)]
-    assert list(report_of(tmp_path, {"first": {}})._sequence_pictures()) == []
+    assert list(suite_sections.sequence_pictures(suites_of(tmp_path, {"first": {}}))) == []
 
 
 def test_extra_corruptions_are_part_of_no_mean(tmp_path, monkeypatch):
@@ -504,7 +492,8 @@ def test_extra_corruptions_are_part_of_no_mean(tmp_path, monkeypatch):
     )
     errors = {"fog": [0.1, 0.2, 0.3, 0.4, 0.5], "spatter": [0.9] * 5}
     row = {"errors": errors, "mean_error": 0.3, "mce_of_part": 50.0, "reference": "AlexNet"}
-    text = page.part("charts", *dict(report_of(tmp_path, {"m": {"c": row}}).corruptions()).values())
+    sections = dict(suite_sections.corruptions(suites_of(tmp_path, {"m": {"c": row}})))
+    text = page.part("charts", *sections.values())
     ((_, severities, top1),) = drawn
     assert list(severities) == [1, 2, 3, 4, 5] and top1 == pytest.approx([90, 80, 70, 60, 50])
     assert "mCE of 1 corruptions" in text and "spatter" in text
@@ -514,9 +503,8 @@ def test_extra_corruptions_are_part_of_no_mean(tmp_path, monkeypatch):
         "mce": None,
         "reference": "AlexNet",
     }
-    text = page.part(
-        "charts", *dict(report_of(tmp_path, {"m": {"c": extra}}).corruptions()).values()
-    )
+    sections = dict(suite_sections.corruptions(suites_of(tmp_path, {"m": {"c": extra}})))
+    text = page.part("charts", *sections.values())
     assert "spatter" in text and "Mean error" not in text and "mCE" not in text
 
 

@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from nets.noise import Dropout
 from noisy_student.model import NoisyStudent, combine_losses, pseudo_targets
-from training.trainer import accumulated
+from training.parts import accumulated
 
 
 def small_classifier(batch_norm=True):

@@ -162,11 +162,8 @@ def test_too_many_rows_are_one_line(models):
     assert caught.value.code == grpc.StatusCode.INVALID_ARGUMENT
 
 
-def write(folder, numbers, labels=None):
-    """Writes `models.config` of the model `first` with the versions `numbers`.
-
-    Without numbers it serves the newest version.
-    """
+def write(folder, numbers, labels=None, base="first"):
+    """Writes `models.config`: the versions `numbers` (none: the newest) of `first`, in `base`."""
     policy = (
         f"model_version_policy {{ specific {{ {' '.join(f'versions: {n}' for n in numbers)} }} }}"
         if numbers
@@ -175,7 +172,7 @@ def write(folder, numbers, labels=None):
     entries = " ".join(
         f'version_labels {{ key: "{key}" value: {value} }}' for key, value in (labels or {}).items()
     )
-    entry = f'config {{ name: "first" base_path: "/models/first" {policy} {entries} }}'
+    entry = f'config {{ name: "first" base_path: "/models/{base}" {policy} {entries} }}'
     (folder / "models.config").write_text(f"model_config_list {{ {entry} }}")
 
 
@@ -257,6 +254,24 @@ def test_a_damaged_version_leaves_the_others_serving(changing, serving_dir, capf
     (changing / "first" / "2" / "saved_model.pb").write_bytes(whole)
     models.refresh()
     assert states(models) == {2: (AVAILABLE, 0)} and product(models, label="canary") == 8.0
+
+
+def test_a_number_in_another_folder_is_another_version(changing, serving_dir, capfd):
+    models = Models(changing, batching=True)
+    assert product(models) == 4.0
+    for folder in ("moved", "damaged"):
+        shutil.copytree(serving_dir / "second.model-2" / "1", changing / folder / "1")
+    (changing / "damaged" / "1" / "saved_model.pb").write_bytes(b"no graph")
+    write(changing, [1], base="moved")
+    models.refresh()
+    assert product(models) == product(models, version=1) == 12.0
+    assert states(models) == {1: (AVAILABLE, 0)}
+    write(changing, [1], base="damaged")
+    for _ in range(2):
+        models.refresh()
+    assert product(models) == 12.0 and states(models) == {1: (AVAILABLE, 0)}
+    lines = capfd.readouterr().err.splitlines()
+    assert ["now serves its versions [1]" in line for line in lines] == [True, False]
 
 
 def test_settings_that_break_change_nothing(changing, capfd):

@@ -61,8 +61,9 @@ def test_requests_become_images(tmp_path, encoded_images, monkeypatch, capsys):
     assert sorted(path.suffix for path in written) == [".jpg", ".png", ".png"]
 
 
-def test_a_full_log_drops_and_counts_and_never_waits(tmp_path, monkeypatch):
-    monkeypatch.setattr(request_log, "WAITING", 2)
+@pytest.mark.parametrize(("limit", "most"), [("WAITING", 2), ("WAITING_BYTES", 2 * 1008 + 9)])
+def test_a_full_log_drops_and_counts_and_never_waits(tmp_path, monkeypatch, limit, most):
+    monkeypatch.setattr(request_log, limit, most)
     entered, release = threading.Event(), threading.Event()
 
     def slow(*_):
@@ -73,10 +74,10 @@ def test_a_full_log_drops_and_counts_and_never_waits(tmp_path, monkeypatch):
     monkeypatch.setattr(request_log, "_record", slow)
     measured = metrics.Metrics()
     log = RequestLog(tmp_path, measured)
-    log.add(SIGNATURE, {}, {})
+    log.add(SIGNATURE, strings(bytes(1000)), {})  # and a pointer of 8 bytes
     assert entered.wait(20)
     for _ in range(5):  # two wait, three are dropped
-        log.add(SIGNATURE, {}, {})
+        log.add(SIGNATURE, strings(bytes(1000)), {})
     release.set()
     log.close()
     assert [

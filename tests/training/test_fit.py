@@ -19,7 +19,8 @@ from cli.errors import InputError
 from nets.noise import Dropout
 from noisy_student.model import NoisyStudent
 from training.checkpoints import Checkpoints
-from training.fit import best, fit
+from training.fit import fit
+from training.metrics_log import best
 from training.optimizers import RMSProp
 
 
@@ -162,7 +163,7 @@ def test_the_time_left_leaves_the_first_step_out(tmp_path, capsys, monkeypatch):
         done = int(student.optimizer.iterations)
         return 80.0 + 20.0 * done if done else 0.0
 
-    monkeypatch.setattr("training.fit.time", types.SimpleNamespace(perf_counter=clock))
+    monkeypatch.setattr("training.callbacks.time", types.SimpleNamespace(perf_counter=clock))
     fit(student, batches, tmp_path, steps=4, images_per_step=6, log_every=1, checkpoint_every=4)
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("step ")]
     assert lines[0] == "step 0/4 compiling"
@@ -183,7 +184,7 @@ def test_the_bar_counts_from_the_second_step_on(tmp_path, monkeypatch):
                 (text, self.n, self.initial, abs(self.start_t - self.last_print_t) < 1e-3)
             )
 
-    monkeypatch.setattr("training.fit.tqdm", Bar)
+    monkeypatch.setattr("training.callbacks.tqdm", Bar)
     monkeypatch.setattr(
         "sys.stderr",
         types.SimpleNamespace(isatty=lambda: True, write=lambda text: None, flush=lambda: None),

@@ -127,5 +127,7 @@ def test_the_priors_are_counted_in_the_order_of_the_classes(tmp_path):
     counts = run.labels_per_class(inputs(tmp_path / "d", cat=1, ant=3, bee=4))
     assert counts == [3, 4, 1]
     assert losses.log_priors(counts, 2.0) == pytest.approx(2 * np.log(np.array([3, 4, 1]) / 8))
-    with pytest.raises(InputError, match="class number 1 has no labeled image"):
+    with pytest.raises(InputError, match="=1: no labeled image of class 1; label some, or set"):
         losses.log_priors([3, 0], 1.0)
+    with pytest.raises(InputError, match="no labeled image of class 'ant', 'cat'; label some"):
+        losses.log_priors([0, 3, 0], 1.0, ("ant", "bee", "cat"))

@@ -25,6 +25,7 @@ from evaluation.classifiers import open_candidate
 from evaluation.examples import from_records
 from evaluation.settings import Settings
 from serving import export, predict
+from tests import networks
 from tests.training_runs import ROOT
 from tests.workflow.test_pseudo_label import LABEL_NAMES, config
 from training import model_dir, strategy
@@ -53,7 +54,7 @@ def prepare(root: Path) -> None:
     for name in ("data", "teacher"):
         write_json(root / name / "summary.json", {})
     spec = ModelSpec(
-        {"name": "wrn_10_1"}, Preprocessing(image_size=SIZE, style="small"), LABEL_NAMES
+        {"name": networks.NAME}, Preprocessing(image_size=SIZE, style="small"), LABEL_NAMES
     )
     model = spec.build()
     model.set_weights(

@@ -110,7 +110,8 @@ def _config(**settings: Any) -> ConfigDict:
                     "max_confidence": 1.0,
                     "fraction": 1.0,
                 },
-                **{"share_per_class": 1.0, "sample_images": None, "copy_images": True, **settings},
+                **{"share_per_class": 1.0, "sample_images": None, "copy_images": True},
+                **{"priors": "uniform", **settings},
             },
         }
     )

@@ -5,14 +5,17 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from cli import machine, recipes
 from cli.errors import InputError
 from cli.json_files import write_json
+from data.protos import make_label
+from data.records import RECORD_OVERHEAD
 from tests.data.recipes import save
 from training import dry_run, gpus
-from workflow import cost, loop, measure, times
+from workflow import cost, labels, loop, measure, times
 from workflow import dry_run as plans
 from workflow.measure import Rates
 
@@ -74,6 +77,28 @@ def test_memory_is_that_of_the_largest_training(photos, tmp_path, monkeypatch):
     monkeypatch.setattr(gpus, "memory", lambda: 80 * GIB)
     found, _ = cost.cost(config, tmp_path / "w", stages, counts)
     assert found.memory.fits and str(found.memory).endswith("the GPU has 80.0 GiB")
+
+
+def test_labels_beside_their_images_take_room(photos, tmp_path):
+    """What stands beside an image of ImageNet's pool is a record with 1,000 float32."""
+    config = recipe("imagenet.py:b0", "--config.balance.copy_images=False")
+    stages, counts = planned(config, tmp_path / "w", {})
+    balancing = [stage for stage in stages if stage.script == "run_balance.sh"]
+    found = cost._disk(config, tmp_path / "w", balancing[:1], [], counts)
+    label = make_label(9000, 1, np.eye(1000, dtype=np.float32)[500])
+    every = counts["unlabeled"] * (len(label) + RECORD_OVERHEAD)
+    assert found.needed == pytest.approx(every / GIB) and found.needed > 1000
+    beside, copied = (
+        recipe(SMALL, "--config.crossfit.folds=0", f"--config.balance.copy_images={copy}")
+        for copy in (False, True)
+    )
+    needed = []
+    for config in (beside, copied):
+        stages, counts = planned(config, tmp_path / "v", photos)
+        found, _ = cost.cost(config, tmp_path / "v", stages, counts)
+        needed.append(found.disk.needed * GIB)
+    balancings = sum(stage.script == "run_balance.sh" for stage in stages)
+    assert needed[1] - needed[0] == pytest.approx(balancings * counts["survey"].file_bytes)
 
 
 def test_what_cannot_fit_is_refused_by_dry_run_and_run(photos, tmp_path, monkeypatch, capsys):
@@ -318,3 +343,18 @@ def test_a_dry_run_tells_all_of_it_and_writes_nothing(photos, tmp_path, monkeypa
 )
 def test_durations(seconds, text):
     assert times.duration(seconds) == text
+
+
+def test_the_plan_has_the_answers_of_the_last_student(photos, tmp_path):
+    """They are a stage of the run where the unlabelled images are files, and not too many."""
+    config, w = recipe(SMALL), tmp_path / "w"
+    stages = loop.plan(config, w, photos, "auto")
+    found = labels.foreseen(config, w, photos, stages, 6)
+    assert [stage.name for stage in found[-4:]] == ["student_2", "labels", "evaluate", "export"]
+    assert found[-3].directory == w / "predictions_3"
+    assert found[-3].arguments["teacher"] == w / "student_2"
+    assert [stage for stage in found if stage.name != "labels"] == stages
+    assert labels.foreseen(config, w, photos, stages, labels.MOST + 1) == stages
+    assert labels.foreseen(config, w, {"unlabeled": "tar:pool"}, stages, 6) == stages
+    digits = recipe("digits.py")
+    assert labels.foreseen(digits, w, {}, loop.plan(digits, w, {}, "auto"), 6)[-3].name != "labels"

@@ -118,13 +118,21 @@ def test_a_selector_selects_for_all_teachers():
 
 
 def test_an_online_student_selects_nothing():
-    config = changed(iterations=1, selection="once")
+    config = changed(iterations=2, selection="once")
     config.student.online = True
     with pytest.raises(
         InputError,
-        match=r"selection=once needs stored labels .* config\.student\.online=True does not make",
+        match=r"selection=once: .* stored labels, which config\.student\.online=True does not make;"
+        r" set --config\.selection=each_iteration or --config\.student\.online=False, or give",
     ):
         loop.check(config)
+    with config.unlocked():  # the first one's labels select; the second labels that set
+        config.student_1 = config.student.copy_and_resolve_references()
+        config.student_1.online = False
+    loop.check(config)
+    stages = loop.plan(config, Path("w"), {}, "auto")
+    student = next(stage for stage in stages if stage.name == "student_2")
+    assert student.arguments["selection"] == Path("w/pseudo_labeled_1")
 
 
 def test_every_stage_has_its_script():
@@ -214,6 +222,25 @@ def _started(monkeypatch, scores):
 
     monkeypatch.setattr(loop.termination, "call", call)
     return calls
+
+
+def test_a_stage_gets_no_settings_that_it_would_refuse(tmp_path, monkeypatch, started):
+    """With the set of the first selection the second takes no settings of balancing."""
+    own = ["--config.balance.threshold=0.7", "--config.teacher.model.width=1.5"]
+    monkeypatch.setattr(loop.app, "recipe_flags", lambda: ["--config=digits.py", *own])
+    monkeypatch.setattr(loop, "require_weights", lambda *_: None)
+    monkeypatch.setattr(loop.cost, "announce", lambda *_: None)
+    (tmp_path / "mine.h5").touch()
+    mine = str(tmp_path / "mine.h5")
+    monkeypatch.chdir(tmp_path)
+    main(changed(iterations=2, selection="once"), workdir=str(tmp_path / "w"), init="mine.h5")
+    given = {name: flags for name, flags in started}
+    assert given["pseudo_labeled_1"]["config.balance.threshold"] == "0.7"
+    assert given["pseudo_labeled_2"]["selection"] == str(tmp_path / "w" / "pseudo_labeled_1")
+    assert "config.balance.threshold" not in given["pseudo_labeled_2"]
+    for name in ("data", "teacher", "predictions_1", "pseudo_labeled_2", "student_2"):
+        assert given[name]["config.teacher.model.width"] == "1.5"
+        assert given[name]["config.init"] == mine
 
 
 def test_patience_stops_the_iterations_and_serves_the_best(tmp_path, started):

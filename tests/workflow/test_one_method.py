@@ -1,5 +1,6 @@
 """One method from images to an exported model: the order of the stages, and what is refused."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -244,6 +245,25 @@ def test_a_dry_run_tells_stages_and_trainings_and_measures_them(tmp_path, monkey
         "two models, and 400 test images"
     )
     assert not list(tmp_path.iterdir())
+
+
+def test_a_dry_run_on_prepared_data_measures_its_training(tmp_path, monkeypatch, capsys):
+    rates = Rates(first=11.0, step=2.0, first_answer=3.0, answer=0.5)
+    monkeypatch.setattr(measure.Bench, "rates", lambda *_: rates)
+    monkeypatch.setattr(measure, "STARTED", 1.0)
+    data = tmp_path / "data"
+    data.mkdir()
+    splits = {"labeled": {"images": 50}, "unlabeled": {"images": 100}}
+    summary = {"splits": splits, "label_names": list("0123456789")}
+    write_json(data / "summary.json", {**summary, "median_height": 8, "median_width": 8})
+    config = recipe()
+    main(config, tmp_path / "w", data=str(data), dry_run=True)
+    told = capsys.readouterr().out
+    steps = int(re.search(r"([\d,]+) steps of", told)[1].replace(",", ""))
+    assert f"  total           about {duration(1 + 11 + 2 * (steps - 1))}" in told
+    assert "one step takes 2 s, measured" in told and not (tmp_path / "w").exists()
+    main(config, tmp_path / "w", data=str(tmp_path / "gone"), dry_run=True)
+    assert "time on" not in capsys.readouterr().out
 
 
 def test_a_dry_run_s_step_is_the_method_s_own(tmp_path):

@@ -19,7 +19,7 @@ from data.records import read_manifest, read_shard, write_split
 from nets.noise import Dropout
 from training import model_dir
 from training.model_dir import ModelSpec
-from workflow import pseudo_label
+from workflow import label_shards, pseudo_label
 
 LABEL_NAMES = ("ant", "bee", "cat")
 IMAGES, SHARDS, SIZE, BATCH = 23, 3, 8, 5  # shards of 7, 8 and 8: no multiple of the batch
@@ -214,6 +214,29 @@ def test_calibrated_on_the_validation_split(root: Path) -> None:
         np.testing.assert_allclose(probabilities, powers[key], atol=5e-3, err_msg=key)
 
 
+def test_calibration_closes_its_copies_of_the_teacher(root: Path) -> None:
+    opened: list[Any] = []
+
+    class Job(label_shards.LabelShards):
+        closed = False
+
+        def setup(self) -> None:
+            opened.append(self)
+
+        def probabilities(self, shard: int, wanted: Any = None) -> Any:
+            yield np.array([b"0.png"]), np.eye(3, dtype=np.float32)[:1]
+
+        def close(self) -> None:
+            self.closed = True
+
+    write_split(
+        root / "validation", "validation", [make_example(b"", "0.png", 0)], 1, 1, kind="labeled"
+    )
+    validation = read_manifest(root / "validation", "labeled")
+    label_shards.calibrated(Job(validation, "teacher", root, BATCH, 0), validation)
+    assert [job.closed for job in opened] == [True]
+
+
 @pytest.mark.parametrize(
     "names, words",
     [
@@ -306,7 +329,7 @@ def test_finished_shards_are_skipped(root: Path, monkeypatch: pytest.MonkeyPatch
     Shard 0 is not labelled again. All files end as in an uninterrupted run.
     """
     reference = _run(root, "reference")
-    original, count = pseudo_label.make_prediction, 0
+    original, count = label_shards.make_prediction, 0
 
     def interrupted(*arguments: Any) -> bytes:
         nonlocal count
@@ -316,7 +339,7 @@ def test_finished_shards_are_skipped(root: Path, monkeypatch: pytest.MonkeyPatch
         return original(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(pseudo_label, "make_prediction", interrupted)
+        patch.setattr(label_shards, "make_prediction", interrupted)
         with pytest.raises(KeyboardInterrupt):
             _run(root)
     shards = sorted((root / "predictions").glob("predictions-*"))

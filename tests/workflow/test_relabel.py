@@ -29,7 +29,7 @@ from evaluation import history
 from training.copies import Copies
 from training.method import IMAGES
 from training.model_dir import ModelSpec
-from workflow import balance, pseudo_label, relabel, shard_jobs, train
+from workflow import balance, label_shards, pseudo_label, relabel, shard_jobs, train
 from workflow import methods as table
 from workflow.join import first_copies
 
@@ -397,7 +397,7 @@ def test_an_error_of_the_device_is_not_blamed_on_images_beside_their_labels(walk
     balance.main(settings, str(tmp_path / "set"), str(root / "data"), str(root / "predictions_1"))
     selection = read_manifest(tmp_path / "set", "pseudo_labeled")
     assert selection.records != selection.beside.images.records
-    job = pseudo_label.LabelShards(selection, "teacher", tmp_path, 8, 0)
+    job = label_shards.LabelShards(selection, "teacher", tmp_path, 8, 0)
     job._spec = ModelSpec(
         architecture={}, preprocessing=Preprocessing(image_size=SIDE), label_names=NAMES
     )

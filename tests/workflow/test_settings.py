@@ -262,6 +262,34 @@ def test_the_same_settings_pass_with_what_they_need():
     )
 
 
+@pytest.mark.parametrize("name", ["teacher", "train"])
+def test_weights_of_a_file_leave_the_network_to_the_recipe(tmp_path, name):
+    """The recipe starts from published weights, with their network; the flag takes their place."""
+    (tmp_path / "mine.h5").touch()
+    method = {"teacher": "noisy_student", "train": "fixmatch"}[name]
+    words = [
+        *(f"--config=configs/{method}/image_folder.py", f"--config.{name}.model.width=2"),
+        "--workdir=w",
+    ]
+    command = commands.TABLE["noisy_student" if name == "teacher" else "train"]
+    assert app.parse(command, [*words, f"--init={tmp_path}/mine.h5"])["config"].init
+    for init in (["--init=imagenet"], []):
+        with pytest.raises(
+            InputError, match=rf"^--config\.{name}\.model\.width=2 has no effect while"
+        ):
+            app.parse(command, [*words, *init])
+
+
+def test_a_selection_takes_no_settings_of_balancing():
+    command = commands.TABLE["balance"]
+    flags = ["--workdir=w", "--data=d", "--predictions=p", "--config.balance.threshold=0.5"]
+    assert app.parse(command, [DIGITS, *flags])["config"].balance.threshold == 0.5
+    with pytest.raises(
+        InputError, match=r"threshold=0\.5 has no effect with --selection=s; leave one of them out$"
+    ):
+        app.parse(command, [DIGITS, *flags, "--selection=s"])
+
+
 def test_a_section_that_no_stage_reads_is_refused():
     config = parsed(DIGITS)
     settings.require_read(
