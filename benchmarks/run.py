@@ -18,6 +18,7 @@ from training import processor
 
 BENCHMARKS: dict[str, tuple[str, ...]] = {
     "balance": ("records",),
+    "buckets": ("images",),
     "evaluation": (),
     "file_checks": ("images",),
     "formats": ("trained", "rounds"),

@@ -14,13 +14,14 @@ Exit codes:
 from __future__ import annotations
 
 import errno
+import os
 import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from cli import commands, flags, output
+from cli import buckets, commands, flags, output, places
 from cli.commands import BEAM_OPTIONS, load
 from cli.errors import InputError, one_line, write_failure
 from cli.flags import Command
@@ -64,6 +65,14 @@ def run(command: Command, argv: Sequence[str]) -> None:
     except InputError:
         _require_known(command, given)  # a mistyped flag may be the reason
         raise
+    if given.force or places.named(command, values):
+        _require_known(command, given)  # before anything is fetched
+    with places.staged(command, values, given.force) as staged:
+        _call(command, given, staged)
+
+
+def _call(command: Command, given: flags.Given, values: dict[str, Any]) -> None:
+    """Calls the command's function, unless the command is done already. Raises InputError."""
     from cli import again
 
     request = again.Request(command, values)
@@ -179,6 +188,8 @@ def _is_news(record: Any) -> bool:
 def guarded(act: Callable[[], None]) -> None:
     """Calls `act`; turns an error that the user can mend into one line and an exit code."""
     output.prepare()
+    if os.environ.get(buckets.CACHE):  # a stage of a run whose command line had URLs
+        places.show_urls()
     started = time.time()
     try:
         try:

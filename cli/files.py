@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from cli import buckets
 from cli.errors import InputError, write_failure
 
 
@@ -22,7 +23,8 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yields a temporary path beside `path`, and renames it to `path` on success.
 
     The file is fsynced before it is renamed. On an error it is removed. A reader, or a run that
-    starts after a SIGKILL, sees the finished file or none.
+    starts after a SIGKILL, sees the finished file or none. A local copy of a file in a bucket
+    goes to the bucket before it is renamed (`cli.buckets`).
 
     Raises:
       InputError: the disk is full, read-only, or beyond a limit or a quota.
@@ -35,6 +37,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         yield temporary
         with open(temporary, "rb") as f:
             os.fsync(f.fileno())
+        buckets.publish(path, temporary)
         os.replace(temporary, path)
     except BaseException as error:
         temporary.unlink(missing_ok=True)

@@ -30,6 +30,7 @@ class Flag:
       value: what `--help` shows for the value; by default the type's name.
       finished: the value names one finished work directory, or several separated by commas.
       named: the value may also be a file or a name.
+      address: the value may be, or hold, the address of a server or a page.
       replaces: setting or section of the recipe whose place the flag takes; "" for none.
     """
 
@@ -42,6 +43,7 @@ class Flag:
     value: str = ""
     finished: bool = False
     named: bool = False
+    address: bool = False
     replaces: str = ""
 
     @property
@@ -160,6 +162,7 @@ class Given:
       recipe_words: the words of `recipe` and `overrides`, each as one word with `=`.
       unknown: the flags that the command does not have, as they were written.
       help: whether `--help` is there.
+      force: whether `--force` is there, which every command has; see `cli.places`.
     """
 
     texts: dict[str, str] = dataclasses.field(default_factory=dict)
@@ -169,6 +172,7 @@ class Given:
     recipe_words: list[str] = dataclasses.field(default_factory=list)
     unknown: list[str] = dataclasses.field(default_factory=list)
     help: bool = False
+    force: bool = False
 
 
 def read(argv: Sequence[str], flags: Sequence[Flag], takes_recipe: bool) -> Given:
@@ -198,6 +202,8 @@ def read(argv: Sequence[str], flags: Sequence[Flag], takes_recipe: bool) -> Give
         flag, off = known.get(name), known.get(name[2:]) if name.startswith("no") else None
         if name == "help":
             given.help = True
+        elif name == "force" and not equals:
+            given.force = True
         elif flag is not None and flag.type is bool:
             given.texts[name] = _utf8(word, text) if equals else "true"
         elif flag is not None:

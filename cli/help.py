@@ -12,6 +12,7 @@ from pathlib import Path
 
 from cli.commands import GROUPS, STAGES, load
 from cli.flags import REQUIRED, Command, Flag
+from cli.places import COMMANDS
 
 ROOT = Path(__file__).resolve().parent.parent
 WIDTH = 100
@@ -40,6 +41,13 @@ def of_command(command: Command) -> str:
     )
     if command.recipes:
         parts.append(_recipes(command))
+    if command.name in COMMANDS:
+        parts.append(
+            _wrapped(
+                "Files and folders can be in a bucket: s3://BUCKET/FOLDER (docs/scaling.md)."
+                " --force takes such a work directory over from a command that is dead."
+            )
+        )
     if command.beam:
         parts.append("Options of Apache Beam are passed on: --runner=…, --direct_num_workers=N, ….")
     return "\n\n".join(parts)

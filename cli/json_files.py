@@ -9,16 +9,23 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
+from cli import buckets
 from cli.errors import InputError, one_line
 from cli.files import atomic_path, read_file
 
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
-    """Writes `value` as indented JSON, atomically; NaN and infinity, which JSON lacks, as null."""
+    """Writes `value` as indented JSON, atomically; NaN and infinity, which JSON lacks, as null.
+
+    In a bucket, URLs stand for the paths of local copies, which are other ones on each machine.
+    """
+    text = to_json(value, indent=2) + "\n"
     with atomic_path(path) as temporary:
         # Lone surrogates are all that UTF-8 cannot encode, and their escape is JSON's own.
         temporary.write_text(
-            to_json(value, indent=2) + "\n", encoding="utf-8", errors="backslashreplace"
+            buckets.as_urls(text) if buckets.holds(path) else text,
+            encoding="utf-8",
+            errors="backslashreplace",
         )
 
 
@@ -81,7 +88,8 @@ def read_json_lines(path: str | os.PathLike[str], schema: Any = dict) -> list[tu
 
 def _read_text(path: str | os.PathLike[str]) -> str:
     try:
-        return read_file(path).decode("utf-8")
+        text = read_file(path).decode("utf-8")
+        return buckets.as_paths(text) if buckets.holds(path) else text
     except UnicodeDecodeError as error:
         raise _damaged(path, error) from error
     except OSError as error:

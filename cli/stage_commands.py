@@ -108,7 +108,7 @@ DEVICES = (
     Flag(
         "cpu_devices", "Logical CPU devices, to try several devices without a GPU.", int, 1, least=1
     ),
-    Flag("tpu", "Name or address of the TPU; without it the local one.", default=""),
+    Flag("tpu", "Name or address of the TPU; without it the local one.", default="", address=True),
 )
 TRAINING = (
     WORKDIR,
@@ -125,7 +125,7 @@ TRAINING = (
     Flag("iteration", "Which student this is, from 1. It sets weights, order and noise.", int, 0),
     Flag("strategy", "Devices to train on.", default="auto", choices=STRATEGIES),
     Flag("cpu_devices", "Logical CPU devices, to try --strategy=mirrored.", int, 1, least=1),
-    Flag("tpu", "Name or address of the TPU; without it the local one.", default=""),
+    Flag("tpu", "Name or address of the TPU; without it the local one.", default="", address=True),
     Flag("profile_steps", "Steps to profile, for TensorBoard.", default=None, value="FIRST,LAST"),
     DRY_RUN,
 )
@@ -339,7 +339,12 @@ STAGES = (
                 choices=STRATEGIES,
                 value="auto|one_device|mirrored|tpu",
             ),
-            Flag("tpu", "Name or address of the TPU; without it the local one.", default=""),
+            Flag(
+                "tpu",
+                "Name or address of the TPU; without it the local one.",
+                default="",
+                address=True,
+            ),
             Flag(
                 "iterations",
                 "So many more iterations than the finished run in WORKDIR had.",
@@ -461,7 +466,12 @@ STAGES = (
                 bool,
                 False,
             ),
-            Flag("license", "The line about the licence in the card.", default=None),
+            Flag(
+                "license",
+                "The line about the licence in the card.",
+                default=None,
+                address=True,
+            ),
             Flag(
                 "max_pixels",
                 "Largest image that is decoded, in pixels (all frames of a GIF). Decoding takes up"
@@ -508,6 +518,7 @@ STAGES = (
                 "image",
                 "Container image of TF Serving.",
                 default="docker.io/tensorflow/serving:2.15.1",
+                address=True,
             ),
             Flag("local", "Start the server for development in place of TF Serving.", bool, False),
             Flag("nobatching", "Each request is computed by itself.", bool, False),
@@ -569,7 +580,7 @@ STAGES = (
             ),
             Flag(
                 "images",
-                "look_alikes: photographs; file_checks, input_pipeline, labels_beside,"
+                "look_alikes: photographs; buckets, file_checks, input_pipeline, labels_beside,"
                 " pseudo_label, several_*: JPEG files.",
                 int,
                 None,

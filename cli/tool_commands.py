@@ -377,6 +377,7 @@ TOOLS = (
                 "http://HOST:PORT (REST) or grpc://HOST:PORT.",
                 default="http://127.0.0.1:8501",
                 value="URL",
+                address=True,
             ),
             Flag(
                 "model",

@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from cli import buckets
 from cli.errors import InputError, one_line
 from cli.files import file_digest, read_file
 from cli.json_files import read_json, reading, to_json, write_json
@@ -126,6 +127,7 @@ def finish(workdir: str | Path, summary: Mapping[str, Any], done: str | None = N
       summary: its content.
       done: what the same command says when it is given again; see `say_done`.
     """
+    buckets.publish_tree(workdir)  # what was not written by `atomic_path`
     write_json(Path(workdir) / "summary.json", dict(summary))
     if done is None:
         _done.pop(Path(workdir).resolve(), None)

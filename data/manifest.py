@@ -10,6 +10,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from cli import buckets
 from cli.errors import InputError
 from cli.json_files import read_json, write_json
 
@@ -159,7 +160,7 @@ def read_manifest(directory: str | Path, expect: str | None = None) -> Manifest:
         raise InputError(
             f"{directory} holds {manifest.kind} records; {expect} ones are needed here"
         )
-    missing = [name for name in manifest.files if not (directory / name).is_file()]
+    missing = buckets.missing(directory, manifest.files)
     if missing:
         raise InputError(
             f"{directory} lacks {len(missing)} of {len(manifest.files)} shards (first:"

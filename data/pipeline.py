@@ -28,11 +28,18 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from cli import buckets
 from cli.errors import InputError
 from data import beside, index, mixing, protos, records
 from data.preprocessing import Preprocessing, eval_image, train_image, train_pixels
 from data.records import Manifest
-from data.verification import read_records, record_dataset, unconverted, verified_paths
+from data.verification import (
+    fetched,
+    read_records,
+    record_dataset,
+    unconverted,
+    verified_paths,
+)
 
 SHUFFLE_WINDOW = 20_000
 """Number of records of a window; 20,000 JPEGs of ImageNet are about 2.2 GB."""
@@ -122,6 +129,12 @@ def example_stream(
     shards, sizes = tf.constant(order.shards, tf.int64), tf.constant(order.sizes, tf.int64)
 
     @unconverted
+    def fetch(number: tf.Tensor) -> tf.Tensor:
+        ids = order.shard_ids(number // order.windows, number % order.windows)
+        with tf.control_dependencies([fetched(manifest, tf.gather(shards, ids))]):
+            return tf.identity(number)
+
+    @unconverted
     def read(number: tf.Tensor) -> tf.Tensor:
         epoch, window_in_epoch = number // order.windows, number % order.windows
         ids = order.shard_ids(epoch, window_in_epoch)
@@ -141,7 +154,10 @@ def example_stream(
         # Not of `size`: a missing place would be another error, which may come first.
         return tf.gather(examples, order.places(found, epoch, window_in_epoch))
 
-    stream = tf.data.Dataset.range(first_window, 2**62).map(read).prefetch(1).unbatch()
+    windows = tf.data.Dataset.range(first_window, 2**62)
+    if buckets.holds(manifest.directory):  # the next window comes while one is read
+        windows = windows.map(fetch).prefetch(1)
+    stream = windows.map(read).prefetch(1).unbatch()
     return stream.skip(skip).enumerate(start)
 
 

@@ -17,7 +17,6 @@ the same bytes.
 from __future__ import annotations
 
 import dataclasses
-import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -26,7 +25,7 @@ from typing import Any
 import ml_collections
 import tensorflow as tf
 
-from cli import settings
+from cli import buckets, settings
 from cli import workdir as work
 from cli.errors import InputError
 from cli.files import remove_temporaries
@@ -179,8 +178,8 @@ def _require_shards(directory: Path, summary: Mapping[str, Any]) -> None:
 def _remove_traces(directory: Path, new: list[Path]) -> None:
     """Leaves the file system as it was before this run, which was the first one in `directory`."""
     for name in (*sources.SPLITS, "pseudo_labeled"):
-        shutil.rmtree(directory / name, ignore_errors=True)
-    (directory / "config.json").unlink(missing_ok=True)
+        buckets.remove_tree(directory / name)
+    buckets.remove(directory / "config.json", missing_ok=True)
     for path in new:
         path.rmdir()
 

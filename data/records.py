@@ -20,6 +20,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from cli import buckets
 from cli.errors import InputError
 from cli.files import atomic_path, file_digest, remove_temporaries
 from data import index as indexes
@@ -124,6 +125,7 @@ def read_shard(
     """
     if on_error not in ("fail", "skip"):
         raise InputError(f"on_error is {on_error!r}; it can be fail or skip")
+    buckets.fetch([path])
     if not Path(path).is_file():
         raise InputError(f"{path} does not exist; make the directory again")
     count = position = 0
@@ -233,11 +235,11 @@ def _clear(directory: Path, name: str) -> None:
     """
     if not directory.is_dir():
         return
-    (directory / MANIFEST).unlink(missing_ok=True)
+    buckets.remove(directory / MANIFEST, missing_ok=True)
     ours = re.compile(re.escape(name) + r"-\d{5,}-of-\d{5,}" + f"({re.escape(INDEX_ENDING)})?")
     for path in sorted(directory.iterdir()):
         if ours.fullmatch(path.name):
-            path.unlink()
+            buckets.remove(path)
     remove_temporaries(directory)
 
 

@@ -206,9 +206,13 @@ def absolute(location: str, default: str) -> str:
     """Returns a location that means the same in every directory.
 
     Raises:
-      InputError: a path is not UTF-8.
+      InputError: it is the address of a server, or a path is not UTF-8.
     """
     name, rest = split_location(location, default)
+    if name not in WITHOUT_PATH and "://" in rest:
+        raise InputError(
+            f"{printable(location)} is an address; mount or copy what it names, and give the path"
+        )
     if name not in WITHOUT_PATH:
         rest = os.path.abspath(os.path.expanduser(rest))
     if any(

@@ -20,7 +20,9 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from cli import buckets
 from cli.errors import InputError
+from cli.shelf import Reader
 from data.records import (
     HEADER_BYTES,
     MANIFEST,
@@ -57,6 +59,7 @@ def verify_shard(manifest: Manifest, shard: int) -> str:
         it.
     """
     path, digest = str(manifest.directory / manifest.files[shard]), manifest.digests[shard]
+    buckets.fetch([path])
     if manifest.trusted:
         return path
     try:
@@ -139,6 +142,8 @@ def verified_beside(manifest: Manifest, shard: int) -> Iterator[str]:
       InputError: as `verify_shard`, at the end of the block or in place of an error in it.
     """
     path = str(manifest.directory / manifest.files[shard])
+    buckets.fetch([path])
+    buckets.prefetch(manifest.paths[shard + 1 : shard + 2])  # most likely the next one
     if manifest.trusted:
         yield path
         return
@@ -175,15 +180,36 @@ def verified_paths(manifest: Manifest, shards: tf.Tensor) -> tf.Tensor:
     Raises:
       tf.errors.OpError: a shard is refused when the graph runs; `raise_refusal` then tells why.
     """
-    if manifest.trusted:
+    if manifest.trusted and not buckets.holds(manifest.directory):
         return tf.gather(tf.constant(manifest.paths, tf.string), shards)
+    reader = Reader()
 
     def verify(numbers: np.ndarray) -> np.ndarray:
+        buckets.fetch([manifest.paths[number] for number in numbers], reader)
         return np.array([verify_shard(manifest, int(number)) for number in numbers], object)
 
     # Stateless: otherwise TensorFlow would not read ahead where operations must be deterministic.
     paths = tf.numpy_function(refusing(verify), [shards], tf.string, stateful=False)
     return tf.ensure_shape(paths, shards.shape)
+
+
+def fetched(manifest: Manifest, shards: tf.Tensor) -> tf.Tensor:
+    """Returns the numbers of shards, int64 (n,), in a graph that first fetches them from a bucket.
+
+    Images that stand beside labels are fetched with them.
+
+    Args:
+      manifest: of a split directory in a bucket.
+      shards: numbers of the shards, int64 (n,).
+    """
+    reader, of = Reader(), [manifest, *([manifest.beside.images] if manifest.beside else [])]
+
+    def fetch(numbers: np.ndarray) -> np.ndarray:
+        buckets.fetch([each.paths[number] for each in of for number in numbers], reader)
+        return numbers
+
+    found = tf.numpy_function(refusing(fetch), [shards], tf.int64, stateful=False)
+    return tf.ensure_shape(found, shards.shape)
 
 
 def record_dataset(manifest: Manifest) -> tf.data.Dataset:

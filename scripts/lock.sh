@@ -45,10 +45,11 @@ TOML
   { printf '# Made by scripts/lock.sh. Do not edit.\n'; cat "$SCRATCH/out"; } >"$out"
 }
 
-# Compiles what SOURCE adds to STACK's lock: the lines that the lock does not have.
+# Compiles what SOURCE adds to STACK's lock: the lines that the lock does not have. A package that
+# the lock has for all Pythons is no addition for some.
 compile_addition() { # STACK NAME SOURCE
   compile "$1-$2" "$3" --constraints "$FOLDER/$1.txt"
-  awk '!/^ / { keep = !(FILENAME == ARGV[1] || $0 in known); known[$0] } FILENAME != ARGV[1] && keep' \
+  awk '!/^ / { keep = !(FILENAME == ARGV[1] || $0 in known || $1 in known); known[$0]; if ($2 == "\\") known[$1] } FILENAME != ARGV[1] && keep' \
     "$FOLDER/$1.txt" "$FOLDER/$1-$2.txt" >"$SCRATCH/out"
   { printf '# Made by scripts/lock.sh. Do not edit.\n'; cat "$SCRATCH/out"; } >"$FOLDER/$1-$2.txt"
 }

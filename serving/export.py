@@ -38,6 +38,7 @@ import tensorflow as tf
 from absl import logging as absl_logging
 from tensorflow.core.protobuf import saved_model_pb2
 
+from cli import buckets
 from cli.errors import InputError
 from cli.files import atomic_path, file_digest, plain_path
 from cli.json_files import read_json, write_json
@@ -130,6 +131,7 @@ def main(
     }
 
     serving_dir, folder = Path(workdir), Path(workdir) / name
+    _remove_unfinished(folder)
     version = _find_version(folder, origin)
     summary = serving_dir / "summary.json"
     if version is not None and onnx:
@@ -180,6 +182,13 @@ def main(
         f"exported {model} to {path}; its probabilities differ from the trained model's by at most"
         f" {deviation:.2g}"
     )
+
+
+def _remove_unfinished(folder: Path) -> None:
+    """Removes what a killed run left of a version in a bucket, where a folder has no one moment."""
+    for path in folder.glob("*") if buckets.holds(folder) else ():
+        if path.name.isdecimal() and not (path / SAVED_MODEL).is_file():
+            buckets.remove_tree(path)
 
 
 def _require_serving_dir(directory: Path) -> None:
@@ -275,6 +284,7 @@ def _write_version(
     for path in (p for p in temporary.rglob("*") if p.is_file()):
         with open(path, "rb") as f:
             os.fsync(f.fileno())  # the name must not survive a power cut without the content
+    buckets.publish_tree(folder / str(version), temporary)
     os.replace(temporary, folder / str(version))
 
 

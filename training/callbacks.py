@@ -12,6 +12,7 @@ from typing import Any
 import tensorflow as tf
 from tqdm import tqdm
 
+from cli import buckets
 from cli.errors import InputError
 from cli.json_files import to_json
 from cli.termination import EXIT_CODE
@@ -129,7 +130,7 @@ class Steps(tf.keras.callbacks.Callback):
         if line:
             self._log(step)
         elif self.ending:
-            self.checkpoints.save(step, self.best_step)
+            self._save(step)
         if self.ending and step != self.steps and not self.stopped:
             self._leave(f"after step {step}")
 
@@ -184,9 +185,16 @@ class Steps(tf.keras.callbacks.Callback):
             or self.ending
             or self.stopped
         ):
-            self.checkpoints.save(step, self.best_step)
+            self._save(step)
         self.model.reset_metrics()
         self.last_step, self.last_time = step, time.perf_counter()
+
+    def _save(self, step: int) -> None:
+        if self.chief and buckets.holds(self.workdir):  # the log first: a checkpoint counts on it
+            with writing(EVENTS, self.workdir):
+                self.writer.flush()
+            buckets.publish_tree(self.workdir)
+        self.checkpoints.save(step, self.best_step)
 
     def _stop_if_not_finite(self, step: int, values: dict[str, float]) -> None:
         bad = [name for name, value in values.items() if not math.isfinite(value)]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import tensorflow as tf
 
-from cli import stack
+from cli import buckets, stack
 from cli.errors import InputError, one_line
 from cli.files import plain_path
 from training.writes import writing
@@ -129,6 +129,7 @@ class Checkpoints:
                     stack.current() + "\n", encoding="utf-8"
                 )
                 self.checkpoint.write(self._path(step))
+                self._publish(step)
             except (OSError, tf.errors.OpError):
                 self._delete_unfinished()
                 self._delete(step)
@@ -162,5 +163,14 @@ class Checkpoints:
             shutil.rmtree(path)
 
     def _delete(self, step: int) -> None:
-        for path in self.directory.glob(f"{PREFIX}-{step}.*"):
-            os.remove(path)
+        for path in reversed(self._files(step)):
+            buckets.remove(path)
+
+    def _files(self, step: int) -> list[Path]:
+        """Lists the files of a checkpoint; `.index`, which makes the others count, is the last."""
+        found = self.directory.glob(f"{PREFIX}-{step}.*")
+        return sorted(found, key=lambda path: path.suffix == ".index")
+
+    def _publish(self, step: int) -> None:
+        for path in self._files(step):
+            buckets.publish(path)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import re
 import shlex
-import shutil
 import sys
 import time
 from collections.abc import Mapping
@@ -19,7 +18,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from cli import app, recipes, start, termination
+from cli import app, buckets, recipes, start, termination
 from cli import workdir as workdirs
 from cli.errors import InputError
 from cli.json_files import read_json, write_json
@@ -378,7 +377,8 @@ def run_stage(
     flags = [*config_flags, *flags, *(beam_options if stage.beam else [])]
     print(f"== {stage.name}: ./{stage.script} {' '.join(flags)}", flush=True)
     with open(workdir / "commands.txt", "a", encoding="utf-8") as f:  # for the report
-        f.write(f"./{stage.script} {shlex.join(flags)}\n")
+        line = f"./{stage.script} {shlex.join(flags)}\n"
+        f.write(buckets.as_urls(line) if buckets.holds(workdir) else line)
     began = time.time()
     try:
         code = termination.call(start.script(stage.script, *flags))
@@ -391,7 +391,7 @@ def run_stage(
             and stage.name == "prepare"
             and set(os.listdir(workdir)) == {"commands.txt", "config.json", "seconds.json"}
         ):
-            shutil.rmtree(workdir)  # after bad input, nothing half-written stays
+            buckets.remove_tree(workdir)  # after bad input, nothing half-written stays
         if code != 2:  # the stage itself has said in one line what is wrong
             ended = (
                 "was stopped" if code == termination.EXIT_CODE else f"failed with exit code {code}"

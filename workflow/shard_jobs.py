@@ -24,7 +24,6 @@ import io
 import logging as standard_logging
 import multiprocessing
 import os
-import shutil
 import signal
 import sys
 import threading
@@ -36,7 +35,7 @@ from typing import Any, Protocol
 
 from absl import logging
 
-from cli import app
+from cli import app, buckets
 from cli.errors import InputError
 from cli.files import remove_temporaries
 from cli.json_files import read_json, write_json
@@ -133,7 +132,7 @@ def run(
     notes.directory.mkdir(parents=True, exist_ok=True)
     # Errors of an earlier run: the cause may have been mended since.
     for path in notes.errors():
-        path.unlink()
+        buckets.remove(path)
     for directory in {notes.directory, *(Path(path).parent for path in job.outputs(0))}:
         remove_temporaries(directory)
     pending = [shard for shard in range(num_shards) if not _is_done(job, notes, shard)]
@@ -160,7 +159,7 @@ def run(
 
 def forget(progress: Path) -> None:
     """Removes a progress directory, when the stage's summary has taken its place."""
-    shutil.rmtree(progress, ignore_errors=True)
+    buckets.remove_tree(progress)
 
 
 def _is_done(job: Job, notes: Notes, shard: int) -> bool:
@@ -174,7 +173,7 @@ def _is_done(job: Job, notes: Notes, shard: int) -> bool:
 
 
 def _sizes(paths: list[str]) -> list[int | None]:
-    return [Path(path).stat().st_size if Path(path).exists() else None for path in paths]
+    return [buckets.size(path) for path in paths]
 
 
 def unknown_options(flags: Sequence[str]) -> list[str]:

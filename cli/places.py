@@ -1,0 +1,138 @@
+"""URLs on a command line: which are taken, and the local paths that a stage gets for them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from cli import buckets, shelf, stores
+from cli.errors import InputError
+from cli.flags import Command
+
+COMMANDS = (
+    *("prepare_data", "train", "teacher", "pseudo_label", "balance", "student", "finetune"),
+    *("meta_pseudo_labels", "noisy_student", "evaluate", "export", "predict"),
+)
+"""Commands whose directories can be in a bucket."""
+LOCAL = ("output", "cache")
+"""Flags of those commands that name files of this machine."""
+_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+
+
+@contextlib.contextmanager
+def staged(command: Command, values: Mapping[str, Any], force: bool) -> Iterator[dict[str, Any]]:
+    """Yields the values of a command line with local paths in place of URLs.
+
+    Within it the command holds its work directory's claim, and what it publishes there goes to the
+    bucket. At its end, where nothing was raised, the bucket has all of the work directory.
+
+    Args:
+      command: the command.
+      values: its flags' values, `arguments` and `beam_options`.
+      force: take a work directory over from a holder that is dead.
+
+    Raises:
+      InputError: a URL that the command cannot take, nothing there, no permission, or somebody
+        else at work in the work directory.
+    """
+    names = named(command, values)
+    _refuse(command, values, names)
+    if not names:
+        if force:
+            raise InputError("--force is for a work directory in a bucket; leave it out")
+        yield dict(values)
+        return
+    changed = {name: _local(values[name]) for name in names}
+    shelf.limit()
+    os.environ[buckets.CACHE] = buckets.cache()  # for the stages that the command starts
+    show_urls()
+    with contextlib.ExitStack() as stack:
+        if "workdir" in changed:
+            bucket, _, folder = buckets.as_urls(changed["workdir"])[len("s3://") :].partition("/")
+            stack.enter_context(stores.claimed(bucket, folder, force))
+            buckets.refresh(changed["workdir"], own=True)
+        elif force:
+            raise InputError("--force is for a work directory in a bucket; leave it out")
+        for flag in command.flags:
+            if flag.name in changed and flag.name != "workdir":
+                for path in _paths(changed[flag.name]):
+                    buckets.refresh(path, own=False, whole=not flag.finished)
+        yield {**values, **changed}
+        if "workdir" in changed:
+            buckets.publish_tree(changed["workdir"])
+
+
+def named(command: Command, values: Mapping[str, Any]) -> list[str]:
+    """Returns the names of the flags whose values are URLs of files or folders."""
+    texts = {flag.name: values.get(flag.name) for flag in command.flags if not flag.address}
+    return [name for name, it in texts.items() if isinstance(it, str) and _URL.search(it)]
+
+
+def _refuse(command: Command, values: Mapping[str, Any], names: Sequence[str]) -> None:
+    """Raises InputError for a URL that cannot be used, and for what does not go with one."""
+    for name in names:
+        where, scheme = f"--{name}: {values[name]}", _URL.search(values[name])
+        if scheme and scheme[1] != "s3":
+            raise InputError(
+                f"{where} is an address; mount what it names, and give the path"
+                " (s3://BUCKET/FOLDER is read without that)"
+            )
+        if command.name not in COMMANDS or name in LOCAL:
+            raise InputError(
+                f"{where} is in a bucket, and {command.script} takes a local path here; mount or"
+                " copy it, and give the path"
+            )
+    if not names:
+        return
+    where = f"--{names[0]}={values[names[0]]}"
+    for name in ("iterations", "dry_run"):
+        if values.get(name):
+            raise InputError(f"--{name} does not go with {where}; give local paths")
+    if values.get("strategy") == "multi_worker":
+        raise InputError(
+            f"--strategy=multi_worker does not go with {where}: it needs a file system that all"
+            " machines share; mount the bucket, and give the path"
+        )
+    if any(word.startswith("--runner") for word in values.get("beam_options", ())):
+        raise InputError(
+            f"--runner does not go with {where}, whose local copies other machines do not see;"
+            " leave it out, or mount the bucket"
+        )
+
+
+def _local(text: str) -> str:
+    """Returns a flag's text with local paths in place of its URLs. Raises InputError."""
+    return ",".join(_local_part(part) for part in text.split(","))
+
+
+def _local_part(part: str) -> str:
+    start = part.find("s3://")
+    if start < 0:
+        return part
+    if "*" in part or "?" in part:
+        raise InputError(f"{part}: a pattern cannot be in a bucket; name its folder")
+    return part[:start] + buckets.local_path(part[start:])
+
+
+def _paths(text: str) -> list[str]:
+    """Returns the local paths in a flag's text, without what stands before them."""
+    folder = f"{buckets.cache()}/s3/"
+    return [part[part.index(folder) :] for part in text.split(",") if folder in part]
+
+
+def show_urls() -> None:
+    """Makes standard output and error print URLs in place of local copies' paths."""
+    for stream in (sys.stdout, sys.stderr):
+        write = stream.write
+        if getattr(write, "shows_urls", False):
+            continue
+
+        def shown(text: str, write: Any = write) -> int:
+            return write(buckets.as_urls(text))
+
+        shown.shows_urls = True  # type: ignore[attr-defined]
+        stream.write = shown  # type: ignore[method-assign]
