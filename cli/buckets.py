@@ -40,6 +40,8 @@ MARKS = (
     *("saved_model.pb", "summary.json"),
 )
 """Names of files that say that others are there: sent last and in this order, removed first."""
+_TRIES = 3
+"""Times that a shard is looked for in its bucket."""
 _PASSING = re.compile(r"\..*\.tmp(-.*)?|.*_temp|.*\.part|.*\.lock")
 """Names of files and folders that a stage is still writing."""
 
@@ -317,9 +319,15 @@ def fetch(paths: Iterable[str | os.PathLike[str]], reader: Reader | None = None)
     below = [os.path.abspath(path) for path in paths if holds(path)]
     if below:
         _shelf.want(below, reader or _thread.reader)
-        for future in [_begin(path) for path in below]:
-            with contextlib.suppress(FileNotFoundError):
-                future.result()
+        futures = [_begin(path) for path in below]
+        for path, future in zip(below, futures):
+            for _ in range(_TRIES):
+                with contextlib.suppress(FileNotFoundError):
+                    future.result()
+                if os.path.exists(path):
+                    break
+                # A fetch that began before the call above of `want` may have made room of it.
+                future = _begin(path)
 
 
 def prefetch(paths: Iterable[str | os.PathLike[str]]) -> None:
@@ -339,9 +347,9 @@ def _begin(path: str) -> concurrent.futures.Future[None]:
 
 def _bring(path: str) -> None:
     try:
-        if os.path.exists(path):
+        try:
             os.utime(path, ns=(time.time_ns(), os.stat(path).st_mtime_ns))
-        else:
+        except FileNotFoundError:
             size = _download(path)
             with _lock:
                 coming = list(_underway)
