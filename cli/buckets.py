@@ -319,15 +319,12 @@ def fetch(paths: Iterable[str | os.PathLike[str]], reader: Reader | None = None)
     below = [os.path.abspath(path) for path in paths if holds(path)]
     if below:
         _shelf.want(below, reader or _thread.reader)
-        futures = [_begin(path) for path in below]
-        for path, future in zip(below, futures):
-            for _ in range(_TRIES):
+        # Again: a shard may have made room for another before `want` was called.
+        for attempt in range(_TRIES):
+            absent = [path for path in below if not (attempt and os.path.exists(path))]
+            for future in [_begin(path) for path in absent]:
                 with contextlib.suppress(FileNotFoundError):
                     future.result()
-                if os.path.exists(path):
-                    break
-                # A fetch that began before the call above of `want` may have made room of it.
-                future = _begin(path)
 
 
 def prefetch(paths: Iterable[str | os.PathLike[str]]) -> None:
