@@ -2,9 +2,10 @@
 
     python -m benchmarks.clients HOST PORT BODY REQUESTS CLIENTS
 
-sends the file BODY as REQUESTS predict requests over CLIENTS connections that stay open, and prints
-the seconds that each took as a JSON list. A request begins when the one before it on its connection
-is answered. `benchmarks.serving` starts the process on cores of its own.
+sends the file BODY as REQUESTS predict requests over CLIENTS connections that stay open. A request
+begins when the one before it on its connection is answered. Prints a JSON list with the seconds of
+each request, by connection. The connections' first requests come all at once, while the server
+accepts the connections. `benchmarks.serving` starts the process on cores of its own.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from pathlib import Path
 _LENGTH = re.compile(rb"content-length: (\d+)", re.IGNORECASE)
 
 
-async def _ask(host: str, port: int, request: bytes, share: int, seconds: list[float]) -> None:
+async def _ask(host: str, port: int, request: bytes, share: int) -> list[float]:
+    seconds = []
     reader, writer = await asyncio.open_connection(host, port)
     for _ in range(share):
         began = time.perf_counter()
@@ -31,17 +33,17 @@ async def _ask(host: str, port: int, request: bytes, share: int, seconds: list[f
         if not head.startswith(b"HTTP/1.1 200") or b'"status": 0' not in body:
             raise RuntimeError((head + body)[:500].decode())
     writer.close()
+    return seconds
 
 
-async def _all(host: str, port: int, body: bytes, requests: int, clients: int) -> list[float]:
+async def _all(host: str, port: int, body: bytes, requests: int, clients: int) -> list[list[float]]:
     head = (
         f"POST /v1/models/classifier:predict HTTP/1.1\r\nHost: {host}\r\nContent-Length:"
         f" {len(body)}\r\n\r\n"
     )
-    request, seconds = head.encode() + body, list[float]()
+    request = head.encode() + body
     shares = [requests // clients + (i < requests % clients) for i in range(clients)]
-    await asyncio.gather(*(_ask(host, port, request, share, seconds) for share in shares))
-    return seconds
+    return await asyncio.gather(*(_ask(host, port, request, share) for share in shares))
 
 
 if __name__ == "__main__":

@@ -265,7 +265,8 @@ class Models:
         """Returns the state of one version, or of all. Raises Refused."""
         response = get_model_status_pb2.GetModelStatusResponse()
         served = self._served.get(model)
-        failed = served.failed if served else {}
+        # An older version of the same number may be serving on.
+        failed = set(served.failed).difference(served.versions) if served else set()
         if served and label is None and (version is None or version in failed):
             numbers = (
                 [version]
@@ -277,7 +278,7 @@ class Models:
         for number in numbers:
             state = response.model_version_status.add(version=number, state=_State.AVAILABLE)
             state.status.SetInParent()  # OK
-            if served and number in failed and number not in served.versions:
+            if number in failed:
                 state.state = _State.END
                 state.status.error_code = grpc.StatusCode.DATA_LOSS.value[0]
                 state.status.error_message = (

@@ -17,6 +17,7 @@ def test_every_benchmark_takes_its_flags():
     files = {path.stem for path in Path(run.__file__).parent.glob("*.py")} - {
         "__init__",
         "clients",
+        "mixed_requests",
         "report",
         "run",
     }

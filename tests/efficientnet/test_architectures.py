@@ -10,12 +10,12 @@ from efficientnet.architectures import (
     BASELINE_STAGES,
     SMALL_IMAGE_STRIDES,
     blocks,
-    count_parameters,
     round_filters,
     round_repeats,
     stage_repeats,
     stem_and_head,
 )
+from efficientnet.counts import count_parameters
 
 # Stem, head, channels and repeats of the stages as the released models have them.
 SHAPES = {

@@ -17,9 +17,8 @@ from efficientnet.architectures import (
     ARCHITECTURES,
     BASELINE_STRIDES,
     SMALL_IMAGE_STRIDES,
-    count_activations,
-    count_parameters,
 )
+from efficientnet.counts import count_activations, count_parameters
 from nets.layers import swish
 from nets.names import block_name
 from nets.noise import Dropout, StochasticDepth, model_noise

@@ -31,7 +31,7 @@ class Process:
             line = self.process.stdout.readline()  # a server that dies ends the line
             self.url = {url.partition(":")[0]: url for url in re.findall(r"\w+://[0-9.:]+", line)}
             assert set(self.url) == {"http", "grpc"}, line + (
-                self.process.stderr.read() if self.process.poll() is not None else ""
+                self.process.stderr.read() if not line else ""
             )
         except BaseException:
             self.stop()

@@ -11,6 +11,7 @@ import pytest
 from cli import recipes
 from cli.errors import InputError
 from efficientnet import architectures
+from efficientnet.counts import multiply_adds
 from training import dry_run as reckoning
 from workflow import cost, loop, one_method, planner
 from workflow import dry_run as plans
@@ -36,16 +37,16 @@ def test_multiplications_are_the_published_ones(name: str) -> None:
     """Tan and Le 2019, Table 2, billions."""
     published = dict(zip((f"b{i}" for i in range(8)), (0.39, 0.70, 1.0, 1.8, 4.2, 9.9, 19.0, 37.0)))
     size = architectures.ARCHITECTURES[name].image_size
-    assert architectures.multiply_adds({"name": name}, size, 1000) / 1e9 == pytest.approx(
+    assert multiply_adds({"name": name}, size, 1000) / 1e9 == pytest.approx(
         published[name], rel=0.05
     )
 
 
 def test_the_shares_are_those_of_the_trainings_that_are_named() -> None:
-    b4 = 6 * architectures.multiply_adds({"name": "b4"}, 380, 1000) * 470
+    b4 = 6 * multiply_adds({"name": "b4"}, 380, 1000) * 470
     assert ACCELERATORS["A100"].share == pytest.approx(b4 / 312e12, rel=0.02)
     images = 218_950 * 2048 * 15
-    l2 = 6 * architectures.multiply_adds({"name": "l2"}, 475, 1000) * images / (6 * 86_400)
+    l2 = 6 * multiply_adds({"name": "l2"}, 475, 1000) * images / (6 * 86_400)
     assert ACCELERATORS["v3"].share == pytest.approx(l2 / (2048 * 61.5e12), rel=0.02)
 
 
@@ -144,7 +145,7 @@ def test_hours_and_bytes_by_hand() -> None:
     rows, *_ = planned("imagenet.py:b0", Target("A100", 8, 80e9))
     by_stage = {row["stage"]: row for row in rows}
     images = by_stage["student_1"]["steps"] * 2048 * 2
-    each = architectures.multiply_adds({"name": "b0"}, 224, 1000)
+    each = multiply_adds({"name": "b0"}, 224, 1000)
     repeated = 8 if by_stage["student_1"]["changes"].get("student.rematerialize") else 6
     assert by_stage["student_1"]["hours"] == pytest.approx(
         images * repeated * each / (8 * 0.040 * 312e12) / 3600
