@@ -14,7 +14,7 @@ from cli.errors import InputError
 from data import pipeline, verification
 from data.manifest import Beside, write_manifest
 from data.protos import make_example, make_label
-from data.records import read_manifest, shard_name, write_shard, write_split
+from data.records import read_manifest, read_shard, shard_name, write_shard, write_split
 from tests import bucket_server
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # what boto3, moto and Flask say of each other
@@ -84,6 +84,12 @@ def test_the_examples_are_the_local_ones(server, tmp_path, monkeypatch, kind, tr
     fetched = [key for method, key in server.requests if method == "GET" and "-of-" in key]
     assert len(fetched) > 2 * SHARDS and not any(key.endswith(".index") for key in fetched)
     assert 0 < len(list(there.rglob("*-of-*"))) < (2 if kind == "beside" else 1) * SHARDS
+    if kind == "images":
+        whole = [
+            record.numpy() for record in verification.record_dataset(read_manifest(there / kind))
+        ]
+        paths = read_manifest(tmp_path / "local" / kind).paths
+        assert whole == [record for path in paths for record in read_shard(path)]
 
 
 def test_a_local_directory_is_read_as_before(tmp_path, monkeypatch):
