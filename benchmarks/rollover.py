@@ -217,8 +217,7 @@ def changes_of(
     """Returns what happens to the models, in its order."""
 
     def appear() -> None:
-        run.allowed.widen(CANARY, 2)
-        publish(serving_dir, staged[1])
+        publish(serving_dir, staged[1])  # until the server follows, nobody asks for the name
         run.follow(CANARY, 2)
 
     def promote() -> None:
@@ -275,7 +274,7 @@ def varied(spec: ModelSpec, seed: int) -> tf.keras.Model:
     for _ in range(6):
         model(images, training=True)
     logits, classifier = model(images, training=False).numpy(), model.get_layer("predictions")
-    scale = 2 / logits.std(axis=0)
+    scale = 0.5 / logits.std(axis=0)  # more would magnify the rounding, too
     classifier.set_weights([classifier.kernel * scale, -logits.mean(axis=0) * scale])
     return model
 

@@ -170,7 +170,7 @@ def test_too_many_images_are_one_line(server):
 @pytest.mark.parametrize(
     ("path", "body", "expected"),
     [
-        ("/", None, 404),
+        ("/nothing", None, 404),
         ("/v1/models/classifier/versions/x", None, 404),
         ("/v1/models/none:predict", b'{"instances": []}', 404),
         ("/v1/models/classifier/versions/99999999999999999999", None, 404),
