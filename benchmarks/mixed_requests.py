@@ -26,6 +26,7 @@ TOLERANCE = 1e-3
 """Of a value, absolute and relative. Rounding differs with the size of the batch, by less."""
 STABLE, CANARY = "classifier", "classifier-canary"
 PIXELS = np.arange(5 * 7 * 3, dtype=np.uint8).reshape(1, 5, 7, 3)
+NONE = b'{"instances": []}'
 HUGE = MAX_BYTES + 1
 
 
@@ -106,7 +107,7 @@ class Client:
             "REST, pixels": (6, self._pixels),
             "gRPC": (24, self._grpc_images),
             "REST, no JSON": (3, lambda: self._refused(400, b'{"instances": [')),
-            "REST, no such model": (3, lambda: self._refused(404, b"{}", model="nobody")),
+            "REST, no such model": (3, lambda: self._refused(404, NONE, model="nobody")),
             "REST, damaged gzip": (3, lambda: self._refused(400, b"\x1f\x8b", gzip_named=True)),
             "REST, huge": (1, self._huge),
             "gRPC, wrong type": (3, self._grpc_wrong),

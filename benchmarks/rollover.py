@@ -223,12 +223,12 @@ def changes_of(
     def promote() -> None:
         run.allowed.widen(STABLE, 2)
         limits = ["--drop=100", "--agreement=0", "--slower=1000"]
-        command("promote", f"--serving_dir={serving_dir}", f"--data={data}", *limits)
+        command("tool", "promote", f"--serving_dir={serving_dir}", f"--data={data}", *limits)
         run.follow(STABLE, 2)
 
     def roll_back() -> None:
         run.allowed.widen(STABLE, 1)
-        command("rollback", f"--serving_dir={serving_dir}")
+        command("tool", "rollback", f"--serving_dir={serving_dir}")
         run.follow(STABLE, 1)
 
     def damage() -> None:
@@ -329,4 +329,4 @@ def command(*arguments: str) -> None:
     """Runs a command of the project. Raises RuntimeError where it fails."""
     done = subprocess.run(python_m("cli", *arguments), capture_output=True, text=True, timeout=600)
     if done.returncode:
-        raise RuntimeError(f"{arguments[0]}: {done.stderr[-500:]}")
+        raise RuntimeError(f"{arguments[:2]}: {done.stderr[-500:]}")
