@@ -222,7 +222,7 @@ def changes_of(
 
     def promote() -> None:
         run.allowed.widen(STABLE, 2)
-        limits = ["--drop=100", "--agreement=0", "--slower=1000"]
+        limits = ["--drop=100", "--agreement=0.001", "--slower=1000"]
         command("tool", "promote", f"--serving_dir={serving_dir}", f"--data={data}", *limits)
         run.follow(STABLE, 2)
 
