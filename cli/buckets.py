@@ -40,6 +40,8 @@ MARKS = (
     *("saved_model.pb", "summary.json"),
 )
 """Names of files that say that others are there: sent last and in this order, removed first."""
+_TRIES = 3
+"""Times that a shard is looked for in its bucket."""
 _PASSING = re.compile(r"\..*\.tmp(-.*)?|.*_temp|.*\.part|.*\.lock")
 """Names of files and folders that a stage is still writing."""
 
@@ -317,9 +319,12 @@ def fetch(paths: Iterable[str | os.PathLike[str]], reader: Reader | None = None)
     below = [os.path.abspath(path) for path in paths if holds(path)]
     if below:
         _shelf.want(below, reader or _thread.reader)
-        for future in [_begin(path) for path in below]:
-            with contextlib.suppress(FileNotFoundError):
-                future.result()
+        # Again: a shard may have made room for another before `want` was called.
+        for attempt in range(_TRIES):
+            absent = [path for path in below if not (attempt and os.path.exists(path))]
+            for future in [_begin(path) for path in absent]:
+                with contextlib.suppress(FileNotFoundError):
+                    future.result()
 
 
 def prefetch(paths: Iterable[str | os.PathLike[str]]) -> None:
@@ -339,9 +344,9 @@ def _begin(path: str) -> concurrent.futures.Future[None]:
 
 def _bring(path: str) -> None:
     try:
-        if os.path.exists(path):
+        try:
             os.utime(path, ns=(time.time_ns(), os.stat(path).st_mtime_ns))
-        else:
+        except FileNotFoundError:
             size = _download(path)
             with _lock:
                 coming = list(_underway)

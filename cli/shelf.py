@@ -23,8 +23,8 @@ LIMIT, DEFAULT_LIMIT = "BUCKET_CACHE_GIB", "50"
 SHARD = re.compile(r"(?!.*\.data-\d).+-\d{5,}-of-\d{5,}(\.index)?")
 """Names of shards and of their indexes, which are not fetched before they are read. The files of
 TensorFlow's checkpoints and SavedModels (`.data-00000-of-00001`) are none."""
-_GROUPS = 3
-"""The last groups of files that each reader asked for: read now, read next, and on their way."""
+_GROUPS = 4
+"""The last groups of files that each reader asked for: read now, the next two, and on their way."""
 
 
 def limit() -> float:

@@ -13,6 +13,7 @@ import datetime
 import functools
 import hashlib
 import json
+import logging
 import os
 import platform
 import random
@@ -67,6 +68,8 @@ def _client() -> Any:
         raise InputError(
             "s3:// needs the package boto3; docs/installation.md says how to add it"
         ) from error
+    # Else a stage's log says in each process where boto3 found its settings.
+    logging.getLogger("botocore").setLevel(logging.WARNING)
     settings = botocore.config.Config(
         retries={"mode": "standard", "total_max_attempts": 1},  # `_again` repeats
         connect_timeout=10,

@@ -423,6 +423,32 @@ TOOLS = (
         group="tool",
     ),
     Command(
+        "drift",
+        "workflow.drift:main",
+        "Compare logged requests with the training images, and name images to label next.",
+        "Leaves OUTPUT/images, labels_next.csv, drift.md and, last, drift.json.",
+        (
+            Flag("requests", "The folder of run_serve.sh --local --log_requests.", value="DIR"),
+            Flag(
+                "reference",
+                "Images that the model was trained on: a folder, a list, or a split of a data"
+                " directory.",
+                value="DIR",
+            ),
+            Flag("model", "Directory of exported models, or one version.", value="DIR"),
+            Flag("output", "Directory to write; the same command adds what is new.", value="DIR"),
+            Flag("ask", "Images to label next, at most, of each kind.", int, 20, least=1),
+        ),
+        (
+            "--requests=requests --reference=photos/labeled --model=serving_dir --output=served",
+            (
+                "--requests=requests --reference=runs/digits/data/labeled --model=serving_dir"
+                " --output=served"
+            ),
+        ),
+        group="tool",
+    ),
+    Command(
         "labels",
         "workflow.labels:main",
         "List what teacher and student say of each image of a run, for a person to correct.",

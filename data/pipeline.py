@@ -156,7 +156,7 @@ def example_stream(
 
     windows = tf.data.Dataset.range(first_window, 2**62)
     if buckets.holds(manifest.directory):  # the next window comes while one is read
-        windows = windows.map(fetch).prefetch(1)
+        windows = windows.map(fetch, num_parallel_calls=1).prefetch(1)
     stream = windows.map(read).prefetch(1).unbatch()
     return stream.skip(skip).enumerate(start)
 

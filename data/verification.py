@@ -221,7 +221,10 @@ def record_dataset(manifest: Manifest) -> tf.data.Dataset:
       tf.errors.OpError: while it is iterated over, see `verified_paths`.
     """
     numbers = tf.data.Dataset.range(len(manifest.files)).batch(1)
-    paths = numbers.map(unconverted(lambda shards: verified_paths(manifest, shards))).prefetch(1)
+    # Else TensorFlow may verify many shards ahead, and fetch them from a bucket: see cli.shelf.
+    calls = 1 if buckets.holds(manifest.directory) else None
+    verify = unconverted(lambda shards: verified_paths(manifest, shards))
+    paths = numbers.map(verify, num_parallel_calls=calls).prefetch(1)
     return paths.flat_map(tf.data.TFRecordDataset)
 
 

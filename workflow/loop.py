@@ -379,6 +379,7 @@ def run_stage(
     with open(workdir / "commands.txt", "a", encoding="utf-8") as f:  # for the report
         line = f"./{stage.script} {shlex.join(flags)}\n"
         f.write(buckets.as_urls(line) if buckets.holds(workdir) else line)
+    buckets.publish(workdir / "commands.txt")
     began = time.time()
     try:
         code = termination.call(start.script(stage.script, *flags))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import json
 import os
 import subprocess
@@ -364,6 +365,25 @@ def test_the_shelf_keeps_what_was_read_last(server, tmp_path, monkeypatch):
     monkeypatch.setenv("BUCKET_CACHE_GIB", "0")
     with pytest.raises(InputError, match="BUCKET_CACHE_GIB is '0'"):
         Shelf().add(1, str(folder))
+
+
+def test_a_fetched_shard_stays_whoever_else_reads(server, monkeypatch):
+    monkeypatch.setenv("BUCKET_CACHE_GIB", str(2000 / 2**30))
+    paths = [Path(buckets.local_path(RUN), f"pool-{i:05d}-of-00012") for i in range(12)]
+    for path in paths:
+        server.put(f"a/run/{path.name}", b"x" * 1000)
+
+    def read(start):
+        lost, reader = 0, Reader()
+        for step in range(15):
+            reader = reader if step % 3 else Reader()
+            path = paths[(start + 5 * step) % len(paths)]
+            buckets.fetch([path], reader)
+            lost += not path.exists()
+        return lost
+
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(read, range(4))) == [0] * 4
 
 
 def test_paths_outside_of_the_cache_are_left_alone(tmp_path, monkeypatch):
