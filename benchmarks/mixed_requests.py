@@ -109,7 +109,7 @@ class Client:
             "REST, no JSON": (3, lambda: self._refused(400, b'{"instances": [')),
             "REST, no such model": (3, lambda: self._refused(404, NONE, model="nobody")),
             "REST, damaged gzip": (3, lambda: self._refused(400, b"\x1f\x8b", gzip_named=True)),
-            "REST, huge": (1, self._huge),
+            "REST, huge": (1, lambda: self._refused(413, bytes(HUGE))),
             "gRPC, wrong type": (3, self._grpc_wrong),
             "gRPC, huge": (1, self._grpc_huge),
         }
@@ -177,7 +177,7 @@ class Client:
 
     def _call(self, name: str, body: Any, headers: dict[str, str]) -> dict[str, Any]:
         try:
-            self._rest.request("POST", f"/v1/models/{name}:predict", body, headers)
+            self._send(name, body, headers)
             response = self._rest.getresponse()
             answer: dict[str, Any] = json.loads(response.read())
         except (OSError, http.client.HTTPException):
@@ -186,6 +186,14 @@ class Client:
         if response.status != 200:
             raise Refusal(response.status, str(answer["error"]))
         return answer
+
+    def _send(self, name: str, body: Any, headers: dict[str, str]) -> None:
+        try:
+            self._rest.request("POST", f"/v1/models/{name}:predict", body, headers)
+        except (BrokenPipeError, ConnectionResetError) as error:
+            # Only a stop may do so: the server has answered 503 before the body was sent whole.
+            self._rest.close()
+            raise Refusal(503, f"refused while the body was sent: {error}") from error
 
     def _refused(
         self, code: int, body: bytes, model: str = STABLE, gzip_named: bool = False
@@ -197,12 +205,6 @@ class Client:
                 raise
             return
         raise Wrong(f"{str(answer)[:200]} in place of {code}")
-
-    def _huge(self) -> None:
-        try:
-            self._refused(413, bytes(HUGE))
-        except OSError as error:  # only a stop may end the connection before the body is sent
-            raise Refusal(413, f"refused while the body was sent: {error}") from error
 
     def _predict(self, name: str, chosen: Sequence[int]) -> Any:
         request = predict_pb2.PredictRequest()
