@@ -20,6 +20,7 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import importlib
+import inspect
 import io
 import logging as standard_logging
 import multiprocessing
@@ -190,6 +191,11 @@ def unknown_options(flags: Sequence[str]) -> list[str]:
             raise InputError(
                 "--runner=DaskRunner needs Dask; docs/installation.md says how to add it"
             ) from error
+        if not dask_works():
+            raise InputError(
+                f"--runner=DaskRunner fails with Apache Beam {beam.__version__}, the last one for"
+                " Python 3.9; take Python 3.10 or later, or another runner"
+            )
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
@@ -200,6 +206,11 @@ def unknown_options(flags: Sequence[str]) -> list[str]:
         reason = said.getvalue().strip().rpartition("error: ")[2]
         raise InputError(f"Beam does not take {' '.join(flags)} ({reason})") from error
     return [f"--{name}" for name in everything if name not in known]
+
+
+def dask_works() -> bool:
+    """Tells whether Beam's DaskRunner gives Dask's client no options that are not its own."""
+    return "current_only" in inspect.signature(PipelineOptions.get_all_options).parameters
 
 
 def pipeline_options(flags: Sequence[str]) -> PipelineOptions:

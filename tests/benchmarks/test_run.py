@@ -35,7 +35,7 @@ def test_every_benchmark_takes_its_flags():
 @pytest.mark.parametrize(
     ("names", "flags", "match"),
     [
-        (["nothing"], {}, "no benchmark 'nothing'; there are balance, evaluation"),
+        (["nothing"], {}, "no benchmark 'nothing'; there are balance, buckets"),
         (
             ["serving", "evaluation"],
             {"records": 5},
