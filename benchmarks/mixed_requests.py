@@ -23,7 +23,7 @@ from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 from serving.json_requests import MAX_BYTES
 
 TOLERANCE = 1e-3
-"""Of a value, absolute and relative. Rounding differs with the size of the batch, by less."""
+"""Tolerance of a value, absolute and relative. Rounding, which differs with the batch, is less."""
 STABLE, CANARY = "classifier", "classifier-canary"
 PIXELS = np.arange(5 * 7 * 3, dtype=np.uint8).reshape(1, 5, 7, 3)
 NONE = b'{"instances": []}'

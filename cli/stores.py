@@ -42,7 +42,7 @@ _BLOCK, _PART = 1 << 20, 1 << 26
 
 
 class Object(NamedTuple):
-    """What a store says of an object.
+    """Description of an object by its store.
 
     Attributes:
       size: in bytes.

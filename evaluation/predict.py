@@ -52,7 +52,7 @@ def answers(probabilities: np.ndarray) -> dict[str, np.ndarray]:
 
 
 class Pixels(NamedTuple):
-    """How an image file becomes pixels: `of` maps it to float32 `shape`, in 0–255."""
+    """Function that makes pixels of an image file: `of` maps it to float32 `shape`, in 0–255."""
 
     of: Callable[[tf.Tensor], tf.Tensor]
     shape: tuple[int, int, int]

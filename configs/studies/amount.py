@@ -1,4 +1,4 @@
-"""How many unlabelled images? (Xie et al. 2020, first version, A.3, Table 8)
+"""Compares amounts of unlabelled images (Xie et al. 2020, first version, A.3, Table 8)
 
 ./run_experiment.sh study --config=configs/studies/amount.py --workdir=runs/studies/amount
 

@@ -1,4 +1,4 @@
-"""How many unlabelled images to a labelled one in a batch? (Xie et al. 2020, Section 3.1)
+"""Compares ratios of unlabelled to labelled images in a batch (Xie et al. 2020, Section 3.1)
 
 ./run_experiment.sh study --config=configs/studies/ratio.py --workdir=runs/studies/ratio
 

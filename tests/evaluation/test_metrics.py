@@ -64,7 +64,7 @@ def test_confusion_matrix_against_sklearn():
 
 
 def test_ece_by_hand():
-    """Of 5 bins, (0.4, 0.6] holds 0.55 (right), and (0.6, 0.8] holds 0.8 (wrong) and 0.7 (right).
+    """Checks 5 bins: (0.4, 0.6] holds 0.55 (right), (0.6, 0.8] holds 0.8 (wrong) and 0.7 (right).
 
     (0.8, 1] holds 0.9 (right).
     """

@@ -45,7 +45,7 @@ def networks(seeds, scale=0.5):
     ],
 )
 def test_a_seed_is_not_changed_by_the_others(moons, settings):
-    """What one seed does is the derivative of its own loss.
+    """Checks that each seed follows the derivative of its own loss.
 
     So other data for another seed leave it alone.
     """

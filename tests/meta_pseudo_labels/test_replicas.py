@@ -34,7 +34,7 @@ ESTIMATORS = {
 PARTS = ("parts soft", "parts cosine")
 """Here one device takes the whole batch; each of the two replicas takes its own in two parts."""
 GRAPHS = ("per_example", "float16 soft", "reduced", "parts soft")
-"""What runs as graphs on the replicas: each form of h, both kinds of step, a loss scale."""
+"""Cases that run as graphs on replicas: each form of h, both kinds of step, a loss scale."""
 OVERFLOWS = 2.0**17  # a loss scale at which float16 overflows in the first of two steps
 
 
