@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Images -> labelled, unlabelled and test shards: --config --workdir [--labeled=DIR --unlabeled=DIR --test=DIR]
+# Images -> labeled, unlabeled and test shards: --config --workdir [--labeled=DIR --unlabeled=DIR --test=DIR]
 set -euo pipefail
 source "$(dirname -- "${BASH_SOURCE[0]}")/scripts/setup.sh"
 run_command prepare_data "$@"

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Labelled + pseudo-labelled shards -> student: --config --workdir --data=PREPARED --pseudo_labeled=BALANCED (or --teacher=TRAINED)
+# Labeled + pseudo-labeled shards -> student: --config --workdir --data=PREPARED --pseudo_labeled=BALANCED (or --teacher=TRAINED)
 set -euo pipefail
 source "$(dirname -- "${BASH_SOURCE[0]}")/scripts/setup.sh"
 run_command student "$@"

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Labelled shards -> teacher: --config --workdir --data=PREPARED
+# Labeled shards -> teacher: --config --workdir --data=PREPARED
 set -euo pipefail
 source "$(dirname -- "${BASH_SOURCE[0]}")/scripts/setup.sh"
 run_command teacher "$@"

@@ -59,7 +59,7 @@ def main(trained: str | None = None, rounds: int = 20) -> None:
 
 
 def smooth_images(count: int, size: int) -> np.ndarray:
-    """Returns prepared images of smooth random colours, float32 [count, size, size, 3] in 0–255."""
+    """Returns prepared images of smooth random colors, float32 [count, size, size, 3] in 0–255."""
     colors = np.random.Generator(np.random.PCG64([size])).uniform(0, 255, (count, 4, 4, 3))
     return tf.clip_by_value(tf.image.resize(colors, [size, size], "bicubic"), 0, 255).numpy()
 
@@ -169,7 +169,7 @@ def table(
 
 
 def decoders() -> None:
-    """Prints how far TensorFlow's and Pillow's pixels of one JPEG are apart, in grey levels."""
+    """Prints how far TensorFlow's and Pillow's pixels of one JPEG are apart, in gray levels."""
     for options in ({"subsampling": 0}, {"subsampling": 2}):
         pixels = PIL.Image.open(io.BytesIO(picture(500, 375))).convert("RGB")
         file = io.BytesIO()

@@ -5,14 +5,14 @@
     PEERS=DIR ./run_benchmarks.sh meta_pseudo_labels
 
 The step is the released CIFAR-10 step at an eighth of its batch: Wide ResNet 28-2 at 32 pixels, 16
-labelled images and 7 x 16 unlabelled ones in two views. images/s are labelled and unlabelled images
+labeled images and 7 x 16 unlabeled ones in two views. images/s are labeled and unlabeled images
 of a step. Lines:
 
     passes/PRECISION         the step with `finite_difference`: teacher forward and backward on
-                             labelled, weak and strong images, student forward and backward on
-                             strong ones, student forward on labelled ones twice
+                             labeled, weak and strong images, student forward and backward on
+                             strong ones, student forward on labeled ones twice
     passes_soft/PRECISION    the step with `soft`, the default: instead of the last two, student
-                             forward and backward on labelled ones, and the directional derivative
+                             forward and backward on labeled ones, and the directional derivative
                              of the student's gradient
     pytorch/SETTING          the step with `finite_difference` against the logic of
                              kekmodel/MPL-pytorch (two forwards of the student in training mode,

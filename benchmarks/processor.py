@@ -14,7 +14,7 @@ in processes of their own, in turns; each is the best of its rounds. Cases:
     b0_64       the same at 64 px: maps of 2 px
     b0_32       the same at 32 px: maps of 1 px
     wrn         a step of Meta Pseudo Labels, Wide ResNet 28-2, 16 + 2 x 112 images of 32 px
-    labelling   B0's forward pass, 64 images of 224 px
+    labeling   B0's forward pass, 64 images of 224 px
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ IMAGES = {
     "b0_64": 32,
     "b0_32": 32,
     "wrn": 16 + 2 * 112,
-    "labelling": 64,
+    "labeling": 64,
 }
 """Case -> images of a step."""
 LITE0 = [
@@ -103,7 +103,7 @@ def _work(case: str) -> Callable[[], Any]:
     if case == "wrn":
         step = meta_pseudo_labels.ours("float32")["step_soft"]
         return lambda: [value.numpy() for value in tf.nest.flatten(step())]
-    if case == "labelling":
+    if case == "labeling":
         network = models.build({"name": "b0"}, 1000, mean=(127.5,) * 3, std=(64.0,) * 3, seed=0)
         images = tf.random.stateless_uniform([IMAGES[case], 224, 224, 3], [1, 2], maxval=255.0)
         forward = tf.function(lambda: network(images, training=False))

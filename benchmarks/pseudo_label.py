@@ -1,8 +1,8 @@
-"""Measures labelling images against the bare network and against Keras's own.
+"""Measures labeling images against the bare network and against Keras's own.
 
     ./run_benchmarks.sh pseudo_label [--images=512]
 
-Labelling goes from TFRecord to finished prediction shards. EfficientNet-B0 at 224 with 1,000
+Labeling goes from TFRecord to finished prediction shards. EfficientNet-B0 at 224 with 1,000
 classes and untrained weights labels JPEGs of 500x375 pixels, in one shard, by what a worker does of
 the stage. The cases: as the stage does it by default, with BatchNorm folded (`optimize`), and so in
 bfloat16. Each stands beside forward passes of its own graph on as many images in memory, and beside

@@ -1,4 +1,4 @@
-"""One selection labelled again, at scale: time a record, and memory against the set's size.
+"""One selection labeled again, at scale: time a record, and memory against the set's size.
 
     ./run_benchmarks.sh relabel                      10 million records of 10 classes
     ./run_benchmarks.sh relabel --records=1000000    fewer

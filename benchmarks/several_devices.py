@@ -73,7 +73,7 @@ def _measure(count: int) -> None:
             for a, b in zip(one.outputs(i), two.outputs(i))
         )
     report.line(
-        "several_devices/labelling",
+        "several_devices/labeling",
         count / times["two"][0],
         count / times["one"][0],
         "one device on the same cores",

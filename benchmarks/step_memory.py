@@ -1,14 +1,14 @@
-"""Measures memory against time of a training step: plain, rematerialised, or in parts.
+"""Measures memory against time of a training step: plain, rematerialized, or in parts.
 
     ./run_benchmarks.sh step_memory [--networks=b0,b4] [--batch=64] [--parts=4]
 
 Each case is a process of its own: EfficientNet at 128 pixels in float32, gradients of the cross
-entropy with all noise and an update by plain SGD. Rematerialised, it keeps only the blocks' inputs.
+entropy with all noise and an update by plain SGD. Rematerialized, it keeps only the blocks' inputs.
 In parts (gradient accumulation), it takes a quarter of the batch at a time, or another part. l2 is
 not run in parts: its graph would be four times itself.
 
 The lines `feedback` are of Meta Pseudo Labels' student with a calibrator for its teacher, and a
-quarter as many labelled images: `cosine`, `soft` rematerialised and `soft` in parts, beside the
+quarter as many labeled images: `cosine`, `soft` rematerialized and `soft` in parts, beside the
 plain step of `soft`.
 
 The memory of a case is the peak of the resident set during the steps minus the resident set before
@@ -85,7 +85,7 @@ def measure(name: str, way: str, batch: int, parts: int) -> dict[str, float]:
 def student_step(name: str, options: dict[str, Any], batch: int, labeled: int, parts: int) -> Any:
     """Returns the compiled step of a student.
 
-    It has `batch` unlabelled and `labeled` labelled images.
+    It has `batch` unlabeled and `labeled` labeled images.
     """
     student = EfficientNet(name, num_classes=1000, seed=0)
     calibrator = Calibrator(1000, hidden=8)

@@ -12,7 +12,7 @@ One JSON line for each network and method, each in a process of its own:
     loss                       of that step; finite
 
 EfficientNet-B0 and ResNet-50 at 224 pixels and 1,000 classes, Wide ResNet 28-2 at 32 pixels and 10.
-`batch` labelled images, twice as many unlabelled ones. Meta Pseudo Labels with its defaults.
+`batch` labeled images, twice as many unlabeled ones. Meta Pseudo Labels with its defaults.
 LLVM's optimization is turned off, unless `XLA_FLAGS` is set. It takes ten times as long as XLA's
 own passes, and a TPU has none of it. So nothing here is a speed.
 """

@@ -32,7 +32,7 @@ def one_line(error: Exception) -> str:
 
 
 def write_failure(error: BaseException) -> tuple[str, str] | None:
-    """Recognises an error that says that a disk takes no more bytes.
+    """Recognizes an error that says that a disk takes no more bytes.
 
     Args:
       error: exception of any library. TensorFlow and HDF5 keep the system's text for the error, but

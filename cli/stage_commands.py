@@ -42,17 +42,17 @@ SUITE = "What to measure, separated by commas"
 IMAGES = (
     Flag(
         "labeled",
-        "Labelled images, [FORMAT:]LOCATION (docs/data.md); a folder has DIR/<class>/*.jpg.",
+        "Labeled images, [FORMAT:]LOCATION (docs/data.md); a folder has DIR/<class>/*.jpg.",
         default=None,
     ),
     Flag(
         "unlabeled",
-        "Unlabelled images, [FORMAT:]LOCATION; a folder, nested as you like.",
+        "Unlabeled images, [FORMAT:]LOCATION; a folder, nested as you like.",
         default=None,
     ),
     Flag(
         "test",
-        "Test images, [FORMAT:]LOCATION. Without it, a part of the labelled ones is held out.",
+        "Test images, [FORMAT:]LOCATION. Without it, a part of the labeled ones is held out.",
         default=None,
     ),
     Flag(
@@ -79,7 +79,7 @@ PSEUDO_LABELED = directory(
 )
 SELECTION = directory(
     "selection",
-    "Balanced set whose images take the place of all unlabelled ones: finished directory of"
+    "Balanced set whose images take the place of all unlabeled ones: finished directory of"
     " run_balance.sh.",
     default=None,
     finished=True,
@@ -182,7 +182,7 @@ STAGES = (
             *IMAGES,
             Flag(
                 "pseudo_labeled",
-                "Pseudo-labelled TFRecords of the release: a folder or a pattern.",
+                "Pseudo-labeled TFRecords of the release: a folder or a pattern.",
                 default=None,
             ),
             Flag("source", "digits, or the format of locations that name none.", default=None),
@@ -229,14 +229,14 @@ STAGES = (
     _training(
         "teacher",
         "teacher",
-        "Train a teacher on the labelled images.",
+        "Train a teacher on the labeled images.",
         f"{DIGITS} --workdir=runs/teacher",
         f"{MPL_DIGITS} --workdir=runs/teacher",
     ),
     Command(
         "pseudo_label",
         "workflow.pseudo_label:main",
-        "Label the unlabelled images with a teacher.",
+        "Label the unlabeled images with a teacher.",
         "Leaves prediction shards (image key, probabilities) with a manifest and, last,"
         " summary.json.",
         (
@@ -269,7 +269,7 @@ STAGES = (
     Command(
         "balance",
         "workflow.balance:main",
-        "Filter and balance the pseudo-labelled images.",
+        "Filter and balance the pseudo-labeled images.",
         "Joins predictions and images by key; leaves training shards, pseudo_labels.png and, last,"
         " summary.json.",
         (
@@ -302,7 +302,7 @@ STAGES = (
     _training(
         "student",
         "student",
-        "Train a student on the labelled and the pseudo-labelled images.",
+        "Train a student on the labeled and the pseudo-labeled images.",
         f"{DIGITS} --workdir=runs/student --pseudo_labeled=runs/balanced",
         f"{DIGITS} --workdir=runs/online --teacher=runs/teacher --config.student.online=True",
         recipes=NOISY_STUDENT,
@@ -389,7 +389,7 @@ STAGES = (
             dataclasses.replace(DATA, default=None),
             Flag(
                 "split",
-                "Labelled split of --data. Default: the recipe's evaluate.split.",
+                "Labeled split of --data. Default: the recipe's evaluate.split.",
                 default=None,
             ),
             Flag("suite", f"{SUITE}: clean, real, a, c, p, adversarial.", default="clean"),
@@ -468,7 +468,7 @@ STAGES = (
             ),
             Flag(
                 "license",
-                "The line about the licence in the card.",
+                "The line about the license in the card.",
                 default=None,
                 address=True,
             ),
@@ -637,7 +637,7 @@ STAGES = (
             ),
             Flag(
                 "batch",
-                "step_memory: images a step, 16 by default, 4 of l2; xla_steps: labelled ones, 4.",
+                "step_memory: images a step, 16 by default, 4 of l2; xla_steps: labeled ones, 4.",
                 int,
                 None,
                 least=1,

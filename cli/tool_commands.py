@@ -237,7 +237,7 @@ TOOLS = (
             ),
             Flag(
                 "preprocessing",
-                "Normalisation: as the file says, else ImageNet's; advprop is x / 127.5 - 1, lite"
+                "Normalization: as the file says, else ImageNet's; advprop is x / 127.5 - 1, lite"
                 " is (x - 127) / 128.",
                 default="auto",
                 choices=("auto", "imagenet", "advprop", "lite"),
@@ -305,8 +305,8 @@ TOOLS = (
             WORKDIR,
             MODEL,
             DATA,
-            Flag("split", "Labelled split to measure on.", default="test"),
-            Flag("calibration", "Labelled images that set the scales of int8.", int, 200, least=1),
+            Flag("split", "Labeled split to measure on.", default="test"),
+            Flag("calibration", "Labeled images that set the scales of int8.", int, 200, least=1),
         ),
         (
             "--workdir=runs/tflite --model=runs/digits/student_2 --data=runs/digits/data",
@@ -327,7 +327,7 @@ TOOLS = (
         (
             SERVING_DIR,
             DATA,
-            Flag("split", "Labelled split that the models were not trained on.", default="test"),
+            Flag("split", "Labeled split that the models were not trained on.", default="test"),
             Flag("name", "The model.", default="classifier"),
             Flag("version", "Version to promote. Default: the newest.", int, None, least=1),
             Flag("drop", "Percentage points that the accuracy may fall.", float, 1.0),
@@ -410,7 +410,7 @@ TOOLS = (
     Command(
         "logged_images",
         "serving.request_log:images_main",
-        "Collect the images of logged requests, as unlabelled images for the next run.",
+        "Collect the images of logged requests, as unlabeled images for the next run.",
         "Each image goes into OUTPUT once. The same command again adds what is new.",
         (
             Flag("logs", "The folder of run_serve.sh --local --log_requests.", value="DIR"),

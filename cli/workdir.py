@@ -44,11 +44,11 @@ def start(
     shared: bool = False,
     summary_schema: Any = dict,
 ) -> dict[str, Any] | None:
-    """Claims `workdir` for a run of `config`, or recognises that it was done.
+    """Claims `workdir` for a run of `config`, or recognizes that it was done.
 
     Args:
       workdir: created where missing.
-      config: the resolved config of the stage, JSON-serialisable.
+      config: the resolved config of the stage, JSON-serializable.
       inputs: finished directories that the stage reads, by name. Their fingerprints become part of
         the config, so that a new teacher in the same place is noticed.
       of_parts: whether the run is made of stages with directories of their own. Each stage compares

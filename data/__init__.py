@@ -14,7 +14,7 @@ convert.py         WebP, TIFF, HEIC and others to PNG
 formats.py         kinds of files by their first bytes and names
 split_names.py     notices folders of splits where classes are expected
 examine.py         whether an image is usable, and whether it is one of the held-out images
-splits.py          from formats to a source: labelled, unlabelled, test and validation images
+splits.py          from formats to a source: labeled, unlabeled, test and validation images
 survey.py          counts and measures the images of folders before a run
 protos.py          what a record holds
 pipeline.py        shards to endless batches, from any step on

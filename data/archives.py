@@ -3,7 +3,7 @@
     tar:DIR, tar:FILE.tar, 'tar:DIR/pool-*.tar'
 
 Nothing is ever extracted. An archive is listed once, and images are read from their places in it,
-so no name in it can lead anywhere. The class of a labelled image is the number in NAME.cls beside
+so no name in it can lead anywhere. The class of a labeled image is the number in NAME.cls beside
 NAME.jpg (WebDataset), or else its folder (CLASS/NAME.jpg).
 
 The listing skips and counts links, devices and hidden files (macOS adds a `._NAME.jpg` to every
@@ -190,7 +190,7 @@ def open_archives(request: Request) -> ArchiveImages:
 
     Raises:
       InputError: there are none; one is damaged (with "skip", what follows the damage is left out);
-        a labelled image has no class.
+        a labeled image has no class.
     """
     paths = find_files(request, FILES, "tar archives (*.tar, not compressed)")
     ignored: Counter[str] = Counter()

@@ -1,14 +1,14 @@
 """Labels that a person corrected or added: the list of `--labels`.
 
 A row names a file and its label. The file is one of `--labeled`; or one of `--unlabeled`, which
-becomes a labelled image; or any other file, which is added. The class must be one of the labelled
+becomes a labeled image; or any other file, which is added. The class must be one of the labeled
 images'.
 
 In a list with a column `checked`, such as `labels_N.csv` of a run (`workflow.labels`), a row counts
 in two cases: its label differs from the list's `given` or `teacher`, or `checked` is not empty. In
 any other list each row counts.
 
-The test images held out of the labelled ones are drawn as without the corrections. So a run with
+The test images held out of the labeled ones are drawn as without the corrections. So a run with
 corrections can be compared with the run before. An added image is never held out for the test.
 """
 
@@ -36,7 +36,7 @@ ADDED = "corrected/"
 
 
 class Corrected(FolderImages):
-    """The labelled images with corrections: those of `--labeled`, then the added ones.
+    """The labeled images with corrections: those of `--labeled`, then the added ones.
 
     Attributes:
       given: int32 [m], labels of the first m images before the corrections.
@@ -45,7 +45,7 @@ class Corrected(FolderImages):
     given: np.ndarray
 
     def corrected(self) -> set[str]:
-        """Returns the keys of the images that a person labelled."""
+        """Returns the keys of the images that a person labeled."""
         changed = np.flatnonzero(self.labels[: len(self.given)] != self.given).tolist()
         return {self.key(i) for i in [*changed, *range(len(self.given), len(self.labels))]}
 
@@ -119,7 +119,7 @@ def _corrected(listed: dict[str, Any], data: ml_collections.ConfigDict) -> dict[
         )
     changed = int((labels != listed["labeled"].labels).sum())
     logging.info(
-        "--labels: %d labels changed, %d images added (%d of them were unlabelled)",
+        "--labels: %d labels changed, %d images added (%d of them were unlabeled)",
         changed,
         len(added),
         len(moved),

@@ -4,8 +4,8 @@
     Repository, 1998.
 
 Crops of scikit-learn's two photographs are the out-of-domain images. The data set is small enough
-for a full run in minutes on two cores, yet real. The labelled split is a handful of images per
-class. The unlabelled pool has images of no class, which filtering by confidence has to remove.
+for a full run in minutes on two cores, yet real. The labeled split is a handful of images per
+class. The unlabeled pool has images of no class, which filtering by confidence has to remove.
 """
 
 from __future__ import annotations
@@ -66,9 +66,9 @@ def digits(config: ml_collections.ConfigDict) -> Digits:
     `config.data.test_seed` draws the test images, so they are the same for every `config.seed`.
     Whoever tunes on the validation images of other seeds never sees them.
 
-    `config.seed` draws the rest. `labeled_per_class` labelled images of each class; None takes all
-    that are not for validation. `validation_size` validation images. The unlabelled images, whose
-    labels are dropped here. The labelled images don't depend on the number of validation images.
+    `config.seed` draws the rest. `labeled_per_class` labeled images of each class; None takes all
+    that are not for validation. `validation_size` validation images. The unlabeled images, whose
+    labels are dropped here. The labeled images don't depend on the number of validation images.
 
     Raises:
       InputError: there are too few digits for what `config.data` asks for.
@@ -211,7 +211,7 @@ def photograph_crops(count: int, seed: int) -> list[Image]:
     crops = []
     for i in range(count):
         which = i % len(photographs.images)
-        # Gray like the digits: colour alone would tell the crops apart and make filtering too easy
+        # Gray like the digits: color alone would tell the crops apart and make filtering too easy
         # for the teacher.
         photograph = PIL.Image.fromarray(photographs.images[which]).convert("L")
         rng = generator(seed, "photograph crop", i)

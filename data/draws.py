@@ -1,4 +1,4 @@
-"""Draws labelled images for the test, the validation and the labelled subset.
+"""Draws labeled images for the test, the validation and the labeled subset.
 
 Images that repeat each other are drawn together or not at all, so they are on one side of every
 split. A draw takes images one by one in random order. Without repeated images it takes exactly as
@@ -65,7 +65,7 @@ def hold_out_test(
     """Draws the test images of each class: `test_per_class` of them, or `test_fraction`.
 
     Args:
-      labeled: all labelled images.
+      labeled: all labeled images.
       label_names: names of the classes.
       data: `config.data`.
 
@@ -170,7 +170,7 @@ def hold_out_fold(
     inside = numbers == data.fold
     if not inside.any():
         raise InputError(
-            f"config.data.folds is {data.folds}; the labelled images are too few for so many folds;"
+            f"config.data.folds is {data.folds}; the labeled images are too few for so many folds;"
             " choose fewer, or turn cross-fitting off with --config.crossfit.folds=0"
         )
     fold, rest = (labeled.pick(np.flatnonzero(these).tolist()) for these in (inside, ~inside))
@@ -188,7 +188,7 @@ def hold_out_validation(
     spare = np.bincount(labeled.labels(), minlength=num_classes) - 1  # (K,); one stays
     if total > spare.sum():
         raise InputError(
-            f"config.data.validation_size is {total}; {spare.sum()} labelled images can be spared"
+            f"config.data.validation_size is {total}; {spare.sum()} labeled images can be spared"
             " (one of each class stays)"
         )
     exact = total * spare / max(1, spare.sum())
@@ -198,7 +198,7 @@ def hold_out_validation(
     drawn, rest = draw(labeled, counts.tolist(), seed, "validation", [""] * num_classes)
     if total and not drawn.indices:
         raise InputError(
-            f"config.data.validation_size is {total}; the labelled images repeat each other in"
+            f"config.data.validation_size is {total}; the labeled images repeat each other in"
             " groups that are larger; ask for more, or, if they only look alike, pass"
             " --config.data.near_duplicates=False"
         )
@@ -229,13 +229,13 @@ def long_tail_counts(sizes: Sequence[int], largest: int, ratio: float) -> list[i
 def draw_labeled(
     labeled: Usable, label_names: Sequence[str], data: ml_collections.ConfigDict, seed: int
 ) -> tuple[Usable, Usable]:
-    """Draws the labelled subset: `labeled_per_class` images of each class, or a long-tailed cut.
+    """Draws the labeled subset: `labeled_per_class` images of each class, or a long-tailed cut.
 
     With `long_tail` above 1, the other images are cut to the same proportions, and as large as
     that allows.
 
     Returns:
-      The labelled images, and the others. All images and none without `labeled_per_class`.
+      The labeled images, and the others. All images and none without `labeled_per_class`.
 
     Raises:
       InputError: a class has too few images.

@@ -47,11 +47,11 @@ class Examined(NamedTuple):
       height, width: in pixels, as stored (an EXIF orientation is not applied).
       digest: 16 bytes, of the image file.
       hash: 16 bytes, of what it looks like.
-      thumbnail: the grey levels of 16x16 pixels, row by row; empty of images too small to be
+      thumbnail: the gray levels of 16x16 pixels, row by row; empty of images too small to be
         compared by their looks.
       remarks: what is odd about it, such as `PLAIN`.
       pixels: 16 bytes, digest of the decoded pixels and their shape; empty where unknown.
-      detail: the grey levels of 64x64 pixels, for the finest comparison; empty as `thumbnail` is,
+      detail: the gray levels of 64x64 pixels, for the finest comparison; empty as `thumbnail` is,
         or where unknown.
     """
 
@@ -80,19 +80,19 @@ def examine(encoded: bytes) -> Examined | str:
     except (tf.errors.InvalidArgumentError, tf.errors.ResourceExhaustedError) as error:
         return _why_not_decoded(error.message, encoded)
     height, width, _ = image.shape
-    grey = PIL.Image.fromarray(image).convert("L")
+    gray = PIL.Image.fromarray(image).convert("L")
     large = min(height, width) >= MIN_SIDE
     return Examined(
         height,
         width,
         hashlib.blake2b(encoded, digest_size=16).digest(),
-        likeness.perceptual_hash(grey),
-        likeness.scaled(grey, likeness.THUMBNAIL).tobytes() if large else b"",
+        likeness.perceptual_hash(gray),
+        likeness.scaled(gray, likeness.THUMBNAIL).tobytes() if large else b"",
         remarks,
         hashlib.blake2b(
             image.tobytes(), digest_size=16, salt=f"{height} {width}".encode()[:16]
         ).digest(),
-        likeness.detail(grey) if large else b"",
+        likeness.detail(gray) if large else b"",
     )
 
 
@@ -107,7 +107,7 @@ def _remarks(encoded: bytes, image: np.ndarray) -> Iterator[str]:
     if orientation(encoded) > 1:
         yield TURNED
     if encoded[:4] == b"\x89PNG":
-        if encoded[25] in (4, 6) or _transparent_colours(encoded) >= 0:
+        if encoded[25] in (4, 6) or _transparent_colors(encoded) >= 0:
             alpha = tf.io.decode_image(encoded, channels=4)[..., 3].numpy()
             if alpha.min() < 255:
                 yield TRANSPARENT
@@ -127,9 +127,9 @@ def _refused(encoded: bytes) -> str | None:
         height, width, _ = tf.io.extract_jpeg_shape(encoded).numpy().tolist()
     elif encoded[:4] == b"\x89PNG" and len(encoded) >= 24:
         width, height = struct.unpack(">II", encoded[16:24])
-        if encoded[25:26] not in (b"\x04", b"\x06") and _transparent_colours(encoded) > HEAD - 4:
+        if encoded[25:26] not in (b"\x04", b"\x06") and _transparent_colors(encoded) > HEAD - 4:
             return (
-                f"its transparent colours stand behind {HEAD:,} bytes of text, where they are not"
+                f"its transparent colors stand behind {HEAD:,} bytes of text, where they are not"
                 " looked for; save it again"
             )
     elif encoded[:3] == b"GIF" and len(encoded) >= 13:
@@ -146,9 +146,9 @@ def _refused(encoded: bytes) -> str | None:
         )
     elif encoded[:2] == b"BM" and len(encoded) >= 30:
         width, height = struct.unpack("<ii", encoded[18:26])
-        if _has_colour_table(encoded):
+        if _has_color_table(encoded):
             return (
-                "it is a BMP with a table of colours, which TensorFlow would take for grey levels;"
+                "it is a BMP with a table of colors, which TensorFlow would take for gray levels;"
                 f" save it as PNG, {CONVERT}"
             )
     elif (
@@ -162,8 +162,8 @@ def _refused(encoded: bytes) -> str | None:
     return None
 
 
-def _transparent_colours(png: bytes) -> int:
-    """Returns the place of a PNG's list of transparent colours; -1 if it has none."""
+def _transparent_colors(png: bytes) -> int:
+    """Returns the place of a PNG's list of transparent colors; -1 if it has none."""
     return png.find(b"tRNS", 0, max(0, png.find(b"IDAT")))
 
 
@@ -193,12 +193,12 @@ def _gif_frames(gif: bytes) -> Iterator[tuple[int, int]]:
 
 
 def _table_bytes(flags: int) -> int:
-    """Returns the size in bytes of the table of colours that a GIF's flags announce."""
+    """Returns the size in bytes of the table of colors that a GIF's flags announce."""
     return 3 << (flags & 7) + 1 if flags & 0x80 else 0
 
 
-def _has_colour_table(bmp: bytes) -> bool:
-    """Tells whether an 8-bit BMP's values mean anything but the grey level of the same number."""
+def _has_color_table(bmp: bytes) -> bool:
+    """Tells whether an 8-bit BMP's values mean anything but the gray level of the same number."""
     start, header = struct.unpack("<I", bmp[10:14])[0], struct.unpack("<I", bmp[14:18])[0]
     if struct.unpack("<H", bmp[28:30])[0] != 8:
         return False
@@ -210,8 +210,8 @@ def _has_colour_table(bmp: bytes) -> bool:
 def other_kind(encoded: bytes) -> str:
     """Returns the kind of an image that is unusable for its kind, such as WebP; else ""."""
     kind = formats.kind_of(encoded[: formats.HEAD])
-    if kind == "BMP" and len(encoded) >= 30 and _has_colour_table(encoded):
-        return "BMP with a table of colours"
+    if kind == "BMP" and len(encoded) >= 30 and _has_color_table(encoded):
+        return "BMP with a table of colors"
     return "" if kind in formats.READABLE else kind
 
 

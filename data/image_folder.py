@@ -50,7 +50,7 @@ class File(NamedTuple):
       path: path of the file.
       key: its path below the root folder, with "/" and in Unicode's form NFC, so that it is the
         same on every file system.
-      label: its class; −1 if unlabelled.
+      label: its class; −1 if unlabeled.
       place: the place in the list that names it; "" without a list.
     """
 

@@ -1,4 +1,4 @@
-"""Collection format: a list of image files, with a label each if they are labelled.
+"""Collection format: a list of image files, with a label each if they are labeled.
 
     manifest:labels.csv      columns file,label, and any others; commas, semicolons or tabs between
                              them

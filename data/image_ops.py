@@ -1,7 +1,7 @@
 """The operations of RandAugment and AutoAugment on uint8 images [H, W, 3].
 
 `randaugment` says what a magnitude means for them. The operations agree with PIL's ImageOps and
-ImageEnhance. Geometry samples the nearest neighbour; pixels from outside the image are 128.
+ImageEnhance. Geometry samples the nearest neighbor; pixels from outside the image are 128.
 
 Each operation has one form for an eager call, a graph of `tf.data` and XLA, with the same pixels in
 all three. XLA must know the image's shape. Sizes of slices depend on shapes alone, and `_rounded`
@@ -15,7 +15,7 @@ from typing import Callable, Union
 
 import tensorflow as tf
 
-FILL = 128  # the grey of pixels that were cut out or come from outside
+FILL = 128  # the gray of pixels that were cut out or come from outside
 
 _BORDER = [[1, 1], [3, 3]]  # one pixel around an image of `_rows`
 # floor(x + this) is the nearest whole number, halves upwards. With x + 0.5, this very x would
@@ -93,7 +93,7 @@ def auto_contrast(image: tf.Tensor) -> tf.Tensor:
 
 
 def equalize(image: tf.Tensor) -> tf.Tensor:
-    """Makes each channel's histogram as flat as a table of grey levels can.
+    """Makes each channel's histogram as flat as a table of gray levels can.
 
     The arithmetic is PIL's, in integers.
     """
@@ -146,7 +146,7 @@ def solarize_add(image: tf.Tensor, addition: int) -> tf.Tensor:
     return image + tf.minimum(255 - image, addition) * dark
 
 
-def grey(image: tf.Tensor) -> tf.Tensor:
+def gray(image: tf.Tensor) -> tf.Tensor:
     """Computes ITU-R 601 luma with PIL's rounding: uint8 [H, W, 1]."""
     shape = tf.shape(image)
     # Sums stay below 2^24, so float32 holds them exactly.
@@ -156,8 +156,8 @@ def grey(image: tf.Tensor) -> tf.Tensor:
 
 
 def color(image: tf.Tensor, factor: Scalar) -> tf.Tensor:
-    """Blends with the grey image."""
-    return blend(three_times(grey(image)), image, factor)
+    """Blends with the gray image."""
+    return blend(three_times(gray(image)), image, factor)
 
 
 def three_times(channel: tf.Tensor) -> tf.Tensor:
@@ -170,9 +170,9 @@ def three_times(channel: tf.Tensor) -> tf.Tensor:
 
 
 def contrast(image: tf.Tensor, factor: Scalar) -> tf.Tensor:
-    """Blends with the image's mean grey level, rounded."""
+    """Blends with the image's mean gray level, rounded."""
     # Integers: the same whatever the order of the sum.
-    total = tf.reduce_sum(tf.cast(tf.reduce_sum(tf.cast(grey(image), tf.int32), axis=1), tf.int64))
+    total = tf.reduce_sum(tf.cast(tf.reduce_sum(tf.cast(gray(image), tf.int32), axis=1), tf.int64))
     pixels = tf.cast(tf.shape(image)[0] * tf.shape(image)[1], tf.int64)
     return blend((total + pixels // 2) // pixels, image, factor)
 
@@ -206,7 +206,7 @@ def affine(
     """Applies an affine map to the coordinates.
 
     Output pixel (x, y) is the input pixel nearest to (a x + b y + c, d x + e y + f). Integers are
-    pixel centres.
+    pixel centers.
     """
     size = tf.cast(tf.shape(image), tf.float32)
     x, y = tf.range(size[1])[tf.newaxis], tf.range(size[0])[:, tf.newaxis]
@@ -250,7 +250,7 @@ def _nearest(places: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
 
 
 def rotate(image: tf.Tensor, degrees: Scalar) -> tf.Tensor:
-    """Turns the image about its centre, counter-clockwise for a positive angle."""
+    """Turns the image about its center, counter-clockwise for a positive angle."""
     radians = degrees * (math.pi / 180.0)
     cos, sin = tf.cos(radians), tf.sin(radians)
     shape = tf.cast(tf.shape(image), tf.float32)
@@ -324,7 +324,7 @@ def cutout(image: tf.Tensor, half_size: Scalar, center: tf.Tensor) -> tf.Tensor:
     )
 
 
-# What each operation does; Cutout also takes its centre.
+# What each operation does; Cutout also takes its center.
 OPS: dict[str, Callable[..., tf.Tensor]] = {
     "AutoContrast": auto_contrast,
     "Equalize": equalize,

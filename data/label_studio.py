@@ -14,7 +14,7 @@ from typing import Any
 from xml.sax.saxutils import quoteattr
 
 IMAGE, CHOICES = "image", "label"
-"""Names of the two tags of the labelling interface, see `interface`."""
+"""Names of the two tags of the labeling interface, see `interface`."""
 
 _LOCAL = "/data/local-files/"
 
@@ -110,7 +110,7 @@ def task(file: str, label: str, score: float, model: str, ask: str) -> dict[str,
 
 
 def interface(label_names: Sequence[str]) -> str:
-    """Returns the labelling interface that the tasks need.
+    """Returns the labeling interface that the tasks need.
 
     Paste it into a project's settings.
     """

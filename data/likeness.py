@@ -1,8 +1,8 @@
 """Compares two pictures in three steps, each finer and costlier than the one before.
 
 1. A *perceptual hash* of 128 bits finds candidates fast. `data.duplicates` looks them up.
-2. *Thumbnails* of 16x16 grey levels must correlate.
-3. *Details*, 64x64 grey levels, are laid on each other: shifted, scaled and evened out in
+2. *Thumbnails* of 16x16 gray levels must correlate.
+3. *Details*, 64x64 gray levels, are laid on each other: shifted, scaled and evened out in
    brightness. What still differs must be spread over the picture, as the noise of compression is. A
    difference in one place is another thing before the same background.
 
@@ -17,7 +17,7 @@ import numpy as np
 import PIL.Image
 
 FLAT = 2
-"""Largest difference of neighbours, in grey levels, that counts as equal in the hash."""
+"""Largest difference of neighbors, in gray levels, that counts as equal in the hash."""
 THUMBNAIL = 16
 """Side of a thumbnail in pixels."""
 DETAIL = 64
@@ -25,16 +25,16 @@ DETAIL = 64
 CORRELATION = 0.9
 DIFFERENCE = 96
 """Thumbnails pass step 2 if their correlation is above `CORRELATION`. Besides, no pixel may differ
-by more than `DIFFERENCE` grey levels once both have the same mean."""
+by more than `DIFFERENCE` gray levels once both have the same mean."""
 
 _PLAIN = 1.0
-"""Standard deviation in grey levels. A thumbnail below it shows nothing that could correlate. Two
+"""Standard deviation in gray levels. A thumbnail below it shows nothing that could correlate. Two
 such thumbnails are compared by their means."""
 _PLAIN_DIFFERENCE = 4.0
-"""Largest difference between the means of two plain thumbnails, in grey levels."""
+"""Largest difference between the means of two plain thumbnails, in gray levels."""
 
 RESIDUAL = 14.0
-"""Largest root mean square difference of two details after alignment, in grey levels."""
+"""Largest root mean square difference of two details after alignment, in gray levels."""
 RESIDUAL_SHARE = 0.35
 """The same for details of little contrast, as a share of their standard deviation, on top of
 `NOISE`."""
@@ -48,7 +48,7 @@ PEAK = 3.3
 """Largest local difference of two details after alignment, in units of `NOISE` + the root mean
 square. Local is the mean over about 3x3 pixels of the detail."""
 NOISE = 2.0
-"""Difference in grey levels that every comparison allows for compression."""
+"""Difference in gray levels that every comparison allows for compression."""
 
 _SHIFT = 0.12
 """Largest shift and change of scale that alignment tries, in halves of the side. It is more than a
@@ -61,24 +61,24 @@ _PAIRS = 64
 def perceptual_hash(image: PIL.Image.Image) -> bytes:
     """Computes the difference hash of an image, 128 bits.
 
-    The image is scaled down to 9x9. Each bit says whether one of 8x8 grey levels is lighter than
-    its left or its upper neighbour. Lighter means by more than `FLAT` levels, so that the noise of
+    The image is scaled down to 9x9. Each bit says whether one of 8x8 gray levels is lighter than
+    its left or its upper neighbor. Lighter means by more than `FLAT` levels, so that the noise of
     compression in a plain sky changes no bit.
     """
-    grey = scaled(image, 9).astype(np.int16)
+    gray = scaled(image, 9).astype(np.int16)
     bits = np.stack(
-        [grey[1:, 1:] > grey[1:, :-1] + FLAT, grey[1:, 1:] > grey[:-1, 1:] + FLAT]
+        [gray[1:, 1:] > gray[1:, :-1] + FLAT, gray[1:, 1:] > gray[:-1, 1:] + FLAT]
     )  # (2, 8, 8)
     return np.packbits(bits).tobytes()
 
 
 def scaled(image: PIL.Image.Image, side: int) -> np.ndarray:
-    """Computes the means of `side` x `side` equal parts of a grey image, uint8 [side, side]."""
+    """Computes the means of `side` x `side` equal parts of a gray image, uint8 [side, side]."""
     return np.asarray(image.resize((side, side), PIL.Image.Resampling.BOX))
 
 
 def detail(image: PIL.Image.Image) -> bytes:
-    """Returns the grey levels of 64x64 pixels, row by row.
+    """Returns the gray levels of 64x64 pixels, row by row.
 
     They are smoothed, so that a shifted copy stays comparable.
     """
@@ -124,12 +124,12 @@ def _standardized(thumbnails: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.nd
 
     Returns:
       Means and standard deviations, float32 [n]; and the thumbnails minus their mean, scaled to
-      length 1 (0 for a thumbnail of one grey level), float32 [n, 256].
+      length 1 (0 for a thumbnail of one gray level), float32 [n, 256].
     """
     mean = thumbnails.mean(axis=1, dtype=np.float32)
-    centred = thumbnails - mean[:, np.newaxis]
-    length = np.linalg.norm(centred, axis=1)
-    return mean, length / THUMBNAIL, centred / np.maximum(length, 1e-6)[:, np.newaxis]
+    centered = thumbnails - mean[:, np.newaxis]
+    length = np.linalg.norm(centered, axis=1)
+    return mean, length / THUMBNAIL, centered / np.maximum(length, 1e-6)[:, np.newaxis]
 
 
 def details_alike(ones: Sequence[bytes], others: Sequence[bytes]) -> np.ndarray:
@@ -226,7 +226,7 @@ def _aligned(ones: np.ndarray, others: np.ndarray, warp: np.ndarray) -> np.ndarr
 
 
 def _weight(residual: np.ndarray) -> np.ndarray:
-    """Computes Cauchy's weights at 8 grey levels: another object must not pull the alignment."""
+    """Computes Cauchy's weights at 8 gray levels: another object must not pull the alignment."""
     return 1 / (1 + residual**2 / 64)
 
 
@@ -306,7 +306,7 @@ def _shrunk(images: np.ndarray, factor: int) -> np.ndarray:
 
 
 def _blurred(images: np.ndarray) -> np.ndarray:
-    """Averages each pixel and its neighbours, weighted 1 : 2 : 1 along rows and columns."""
+    """Averages each pixel and its neighbors, weighted 1 : 2 : 1 along rows and columns."""
     padded = np.pad(images, ((0, 0), (1, 1), (0, 0)), "edge")
     images = (padded[:, :-2] + 2 * padded[:, 1:-1] + padded[:, 2:]) / 4
     padded = np.pad(images, ((0, 0), (0, 0), (1, 1)), "edge")

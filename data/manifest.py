@@ -56,7 +56,7 @@ class Manifest:
       name: name of the split; the shards' file names begin with it.
       files: the shards' file names, in order.
       records: number of records in each shard.
-      label_names: name of each class, in order; empty if unknown (unlabelled images).
+      label_names: name of each class, in order; empty if unknown (unlabeled images).
       label_offset: stored `image/class/label` minus the class counted from 0.
       kind: one of `KINDS`.
       extra: further facts from the writer (JSON).

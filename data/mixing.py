@@ -1,6 +1,6 @@
 """MixUp and CutMix as pure functions of a key.
 
-They are options for labelled images, in no recipe of the papers. keras-cv has both as layers, which
+They are options for labeled images, in no recipe of the papers. keras-cv has both as layers, which
 draw from TensorFlow's global generators: another mixture after every restart. So the arithmetic is
 here. The tests feed those layers the same random numbers and compare. One thing differs: keras-cv
 weighs CutMix's labels by the box as drawn. Here the part of the box inside the image counts, as in

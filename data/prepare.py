@@ -254,7 +254,7 @@ def _examples(
 ) -> Iterator[bytes]:
     """Yields the records of a split, and counts the labels on the way.
 
-    `num_classes` is 0 for the unlabelled split, which must have no labels. If `chosen` is given, it
+    `num_classes` is 0 for the unlabeled split, which must have no labels. If `chosen` is given, it
     gets the keys.
     """
     for image in split:
@@ -269,7 +269,7 @@ def _examples(
 
 @dataclasses.dataclass(frozen=True)
 class PseudoLabeled:
-    """Pseudo-labelled shards of the release, with every record checked.
+    """Pseudo-labeled shards of the release, with every record checked.
 
     Attributes:
       location: location of the shards.
@@ -346,7 +346,7 @@ class PseudoLabeled:
 def _stored_label(image: Image, name: str, num_classes: int, label_offset: int) -> int | None:
     if num_classes == 0:
         if image.label is not None:
-            raise ValueError(f"{image.key}: an image of the unlabelled split has a label")
+            raise ValueError(f"{image.key}: an image of the unlabeled split has a label")
         return None
     if image.label is None or not 0 <= image.label < num_classes:
         raise InputError(

@@ -124,9 +124,9 @@ def decode(encoded: tf.Tensor) -> tf.Tensor:
         encoded: string scalar.
 
     Returns:
-        uint8 [H, W, 3]. Grey images get three equal channels. Transparency is composed over white,
+        uint8 [H, W, 3]. Gray images get three equal channels. Transparency is composed over white,
         see ``data.transparency``. 16-bit values keep their upper 8 bits. TensorFlow does not follow
-        the palette of an 8-bit BMP: such a file is read as if its indices were grey levels.
+        the palette of an 8-bit BMP: such a file is read as if its indices were gray levels.
 
     Raises:
         tf.errors.InvalidArgumentError: not an image of these formats, or a damaged one.
@@ -140,7 +140,7 @@ def resize(image: tf.Tensor, image_size: int) -> tf.Tensor:
     """Resizes by bicubic interpolation to float32 [S, S, 3]; values may pass 0 and 255 a little.
 
     An image of that size keeps its values exactly. The sampling is TensorFlow 1's (pixel corners,
-    not centres), with which the released checkpoints were trained; ``tf.image.resize`` has none
+    not centers), with which the released checkpoints were trained; ``tf.image.resize`` has none
     like it.
     """
     resized = tf.raw_ops.ResizeBicubic(
@@ -226,7 +226,7 @@ def decode_random_box(
 
     def jpeg(encoded: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         # A quarter faster than decoding everything. The outermost pixels may differ a little: their
-        # colour is interpolated without the neighbours outside the box. Evaluation therefore does
+        # color is interpolated without the neighbors outside the box. Evaluation therefore does
         # not do this.
         box = random_box(tf.io.extract_jpeg_shape(encoded), image_size, seed, padding)
         return tf.io.decode_and_crop_jpeg(encoded, box, channels=3)

@@ -1,6 +1,6 @@
-"""The `tf.train.Example`s of the project: labelled images, and a model's predictions for them.
+"""The `tf.train.Example`s of the project: labeled images, and a model's predictions for them.
 
-An image's features are those of ImageNet's usual shards and of Noisy Student's pseudo-labelled
+An image's features are those of ImageNet's usual shards and of Noisy Student's pseudo-labeled
 ones, so both kinds of shards are read as they are:
 
     image/encoded        bytes    the image file
@@ -160,7 +160,7 @@ def read_prediction(serialized: bytes, num_classes: int) -> tuple[str, np.ndarra
     """Reads what `make_prediction` wrote, in either form.
 
     Returns:
-      The image's key, and its distribution, float32 [num_classes], normalised to sum 1.
+      The image's key, and its distribution, float32 [num_classes], normalized to sum 1.
 
     Raises:
       InputError: the record is no prediction, or is one over other classes.

@@ -29,7 +29,7 @@ That includes the wrapped Solarize threshold, the Posterize shift beyond its ran
 Contrast that is the image's area / 256, and casts that truncate.
 
 One operation is exact that was not: Sharpness divides whole sums. The release's float convolution
-depends on the machine. It may fall one grey level short if the quotient is an integer, and the
+depends on the machine. It may fall one gray level short if the quotient is an integer, and the
 blend multiplies that by |1 − factor|: up to 4 levels at M = 27.
 
 ``monotone`` is what a reader of the paper expects: nothing happens at M = 0, and a larger M never
@@ -233,7 +233,7 @@ def operation(
     """Returns ``(image, draw) -> image``: one operation at one magnitude.
 
     ``draw`` is float32 [4] in [0, 1). Its second value chooses the argument, if there are two. Its
-    last two are Cutout's centre.
+    last two are Cutout's center.
     """
     function = _MODE_OPS[mode][name]
     values = arguments(magnitude, mode, translate_const=translate_const, cutout_const=cutout_const)[

@@ -1,10 +1,10 @@
-"""Decides about repeated images: among the labelled ones, under another class, in the test.
+"""Decides about repeated images: among the labeled ones, under another class, in the test.
 
-Of users' own labelled images:
+Of users' own labeled images:
 1. One picture under two classes is an error, or all its images are left out. Identical images
    decide. Images that only look alike may differ in what matters, so they are counted and reported.
-2. Labelled images that are also test images, or look like one, are left out of training.
-3. Repeats among the labelled images are grouped, so that `data.draws` keeps them on one side.
+2. Labeled images that are also test images, or look like one, are left out of training.
+3. Repeats among the labeled images are grouped, so that `data.draws` keeps them on one side.
 
 Named benchmarks keep their published images: identical ones are counted and reported, and stay.
 """
@@ -41,16 +41,16 @@ def settle(
     """Settles what becomes of repeated images.
 
     Args:
-      labeled: the labelled images.
+      labeled: the labeled images.
       test: the test images if they are given.
       label_names: names of the classes of both.
       data: `config.data`.
 
     Returns:
-      The labelled images to train on, grouped; the test images; and facts for `summary.json`.
+      The labeled images to train on, grouped; the test images; and facts for `summary.json`.
 
     Raises:
-      InputError: one picture has two classes, and `data.on_error` is "fail"; or too many labelled
+      InputError: one picture has two classes, and `data.on_error` is "fail"; or too many labeled
         images look like test images.
     """
     if published(data.labeled, data):
@@ -91,7 +91,7 @@ def published(location: str, data: ml_collections.ConfigDict) -> bool:
 
 
 def _counted(labeled: Usable, test: Usable | None) -> dict[str, int]:
-    """Counts identical images among the labelled ones.
+    """Counts identical images among the labeled ones.
 
     Counted are those identical to another, to a test image, and to one of another class.
     """
@@ -246,7 +246,7 @@ def in_words(summary: Mapping[str, Any]) -> list[str]:
     lines = []
     if left_out := summary.get(f"{LEFT_OUT}labeled"):
         lines.append(
-            f"{_number(len(left_out), 'labelled image was', 'labelled images were')} left out of"
+            f"{_number(len(left_out), 'labeled image was', 'labeled images were')} left out of"
             f" training, being or looking like test images (such as {left_out[0]['file']}; all are"
             " in summary.json)"
         )
@@ -258,21 +258,21 @@ def in_words(summary: Mapping[str, Any]) -> list[str]:
     repeated = summary.get("repeated_labeled_images", {"identical": 0, "look_alike": 0})
     if any(repeated.values()):
         lines.append(
-            f"labelled images that repeat another: {repeated['identical']:,} identical,"
+            f"labeled images that repeat another: {repeated['identical']:,} identical,"
             f" {repeated['look_alike']:,} that look alike; each stands on the same side of every"
             " split as the image that it repeats"
         )
     if alike := summary.get("look_alikes_of_several_classes"):
         first = alike[0]
         lines.append(
-            f"warning: {_number(len(alike), 'pair', 'pairs')} of labelled images under two classes"
+            f"warning: {_number(len(alike), 'pair', 'pairs')} of labeled images under two classes"
             f" look alike (first: {first['file']} is {first['class']}, {first['looks_like']} is"
             f" {first['class_of_that']}; all are in summary.json)"
         )
     counted = summary.get("repeated_in_benchmark", {})
     if any(counted.values()):
         lines.append(
-            "labelled images of the benchmark that are identical to another:"
+            "labeled images of the benchmark that are identical to another:"
             f" {counted['labeled']:,}, to a test image: {counted['labeled_in_test']:,}, to an image"
             f" of another class: {counted['of_several_classes']:,}; all stay, as published"
         )

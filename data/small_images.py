@@ -35,7 +35,7 @@ class PixelImages:
       name: name of the data set's part; images are NAME/NUMBER.
       pixels: uint8 [n, H, W, 3], or a view of that shape.
       labels: int32 [n].
-      label_names: names of the classes; () if unlabelled.
+      label_names: names of the classes; () if unlabeled.
     """
 
     scattered = True

@@ -50,7 +50,7 @@ class Image:
     Attributes:
       key: its stable name, unique within its split.
       encoded: the image file, in a format that TensorFlow decodes (JPEG, PNG, GIF, BMP).
-      label: its class, from 0; None in the unlabelled split.
+      label: its class, from 0; None in the unlabeled split.
     """
 
     key: str
@@ -111,7 +111,7 @@ class Source(Protocol):
 
 
 class Collection(Protocol):
-    """The images of one role (labelled, unlabelled, test): listed, but not read yet.
+    """The images of one role (labeled, unlabeled, test): listed, but not read yet.
 
     Memory is a few dozen bytes an image besides its key, never its pixels.
 
@@ -183,7 +183,7 @@ WITH_TEST = ("imagenet", "cifar10", "svhn")
 
 
 PUBLISHED = ("imagenet", "cifar10", "svhn", "tfds")
-"""Formats of named benchmarks, whose labelled and test images stay as they were published."""
+"""Formats of named benchmarks, whose labeled and test images stay as they were published."""
 
 
 def split_location(location: str, default: str) -> tuple[str, str]:

@@ -19,8 +19,8 @@ _WORDS = {
     "train": "train training trainset trainval trn",
     "validation": "val valid validation validate valset dev devel devset eval evaluation",
     "test": "test testing tests testset tst holdout heldout",
-    "labeled": "labeled labelled",
-    "unlabeled": "unlabeled unlabelled",
+    "labeled": "labeled labeled",
+    "unlabeled": "unlabeled unlabeled",
 }
 _ROLES = {word: role for role, words in _WORDS.items() for word in words.split()}
 _NEUTRAL = frozenset(

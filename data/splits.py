@@ -1,23 +1,23 @@
 """From collections to a source: examines every image, and draws the splits.
 
-1. `test` is its own collection, or `test_fraction` of each labelled class. `test_seed` draws it, so
+1. `test` is its own collection, or `test_fraction` of each labeled class. `test_seed` draws it, so
    it is the same for every `seed`.
-2. `validation_size` of the remaining labelled images, in proportion to their classes' sizes, drawn
+2. `validation_size` of the remaining labeled images, in proportion to their classes' sizes, drawn
    by `seed` (Meta Pseudo Labels holds out 25,000 of ImageNet).
 3. `labeled_per_class` of what then remains, drawn by `seed`: CIFAR-10-4K is 400, SVHN-1K 100,
    ImageNet-10 % 128. None takes all. With `long_tail`, the classes' numbers fall exponentially, and
    the images that step 5 takes fall in the same way; the others are in no split.
 4. With `fold`, one of `folds` parts of the images of step 3 takes the place of the validation
    split: cross-fitting (`workflow/crossfit.py`). The images of step 2 are then in no split.
-5. The unlabelled images are their own collection, and some labelled ones, as `labeled_as_unlabeled`
+5. The unlabeled images are their own collection, and some labeled ones, as `labeled_as_unlabeled`
    says: `nothing`, the `rest` that step 3 left, or `all` but the held-out ones. Images that steps
    1, 2 and 4 hold out are left out of them, by content: both papers keep the evaluation's images
-   out of the unlabelled ones.
+   out of the unlabeled ones.
 
 Labels that a person corrected count from the beginning (`data.corrections`).
 
 Images that repeat each other stand on one side of steps 1 to 4 (`data.draws`). `data.repeats`
-decides about labelled images that are in the test, or under two classes.
+decides about labeled images that are in the test, or under two classes.
 """
 
 from __future__ import annotations
@@ -158,7 +158,7 @@ def split_listed(
         data.on_error,
         {role: fingerprint.listed(role, data, collection) for role, collection in listed.items()},
     )
-    # The labelled images of a published benchmark can be millions, and its splits stay as they are.
+    # The labeled images of a published benchmark can be millions, and its splits stay as they are.
     labeled = found.usable(
         listed["labeled"], "labeled", detail=not repeats.published(data.labeled, data)
     )
@@ -171,7 +171,7 @@ def split_listed(
         if not test.indices:
             raise InputError(
                 f"--test: {printable(data.test)} has no image that can be decoded; leave the flag"
-                " out to hold out labelled images"
+                " out to hold out labeled images"
             )
     else:
         test = None
@@ -222,7 +222,7 @@ def split_listed(
         )
         raise InputError(
             f"{pool} has no usable image;"
-            f" {none_left(found.duplicates, 'Noisy Student needs unlabelled ones')}"
+            f" {none_left(found.duplicates, 'Noisy Student needs unlabeled ones')}"
         )
     used = sum(map(bool, pools))
 
@@ -270,13 +270,13 @@ def split_listed(
 
 def _check_config(data: ml_collections.ConfigDict) -> None:
     if not data.labeled:
-        raise InputError("--labeled is missing; name the labelled images")
+        raise InputError("--labeled is missing; name the labeled images")
     if not data.unlabeled and (
         data.labeled_as_unlabeled == "nothing"
         or (data.labeled_as_unlabeled, data.labeled_per_class) == ("rest", None)
     ):
         raise InputError(
-            "--unlabeled is missing; name the unlabelled images, or take them from the labelled"
+            "--unlabeled is missing; name the unlabeled images, or take them from the labeled"
             " ones with config.data.labeled_as_unlabeled"
         )
     locations = [
@@ -288,7 +288,7 @@ def _check_config(data: ml_collections.ConfigDict) -> None:
     if len(locations) == 2 and len(places) == 1 and locations[0][0] not in WITH_TEST:
         raise InputError(
             f"--test: {printable(data.test)} is what --labeled is; leave the flag out to hold out"
-            " labelled images"
+            " labeled images"
         )
 
 

@@ -270,7 +270,7 @@ def _floats(features: Mapping[str, tf.train.Feature]) -> np.ndarray:
 
 
 def pseudo_labeled(images: RecordImages, usable: Iterable[int]) -> Iterator[bytes]:
-    """Yields pseudo-labelled records of the release as ours: image, key, distribution.
+    """Yields pseudo-labeled records of the release as ours: image, key, distribution.
 
     Args:
       images: opened in the role "pseudo_labeled".

@@ -15,7 +15,7 @@ import tensorflow as tf
 from data.randaugment import switch
 
 HEAD = 16_384
-"""Number of bytes of a PNG that are searched for its transparent colours, which stand before the
+"""Number of bytes of a PNG that are searched for its transparent colors, which stand before the
 pixels."""
 
 BLOCK = 1 << 18
@@ -23,7 +23,7 @@ BLOCK = 1 << 18
 
 _MAYBE_TRANSPARENT = r"GIF8\C*|\CPNG\C{21}(?:[\x04\x06]\C*|\C*tRNS\C*)"
 """A pattern of RE2 in which \\C is any byte: a GIF, or a PNG with an alpha channel or with
-transparent colours."""
+transparent colors."""
 
 _ALL_BYTES = bytes(range(256))
 
@@ -69,9 +69,9 @@ def over_white(rgba: tf.Tensor) -> tf.Tensor:
 
     def compose(i: tf.Tensor, done: tf.TensorArray) -> tuple[tf.Tensor, tf.TensorArray]:
         block = rgba[i * rows : (i + 1) * rows]
-        colour, alpha = tf.cast(block[..., :3], tf.uint16), tf.cast(block[..., 3:], tf.uint16)
+        color, alpha = tf.cast(block[..., :3], tf.uint16), tf.cast(block[..., 3:], tf.uint16)
         # 255 times the result, and a half to round it; at most 65153.
-        sum255 = colour * alpha + 255 * (255 - alpha) + 128
+        sum255 = color * alpha + 255 * (255 - alpha) + 128
         result = tf.bitwise.right_shift(sum255 + tf.bitwise.right_shift(sum255, 8), 8)
         return i + 1, done.write(i, tf.cast(result, tf.uint8))
 
@@ -84,7 +84,7 @@ def over_white(rgba: tf.Tensor) -> tf.Tensor:
 
 
 def _decode_gif(encoded: tf.Tensor) -> tf.Tensor:
-    """Decodes a GIF after setting the transparent colour to white and clearing its flag.
+    """Decodes a GIF after setting the transparent color to white and clearing its flag.
 
     Pixels that the first frame leaves out become white, too.
     """

@@ -25,7 +25,7 @@ def count_parameters(
           stem are not counted; 0 counts all.
 
     Returns:
-        Trainable parameters (the number that papers print), and entries of batch normalisation's
+        Trainable parameters (the number that papers print), and entries of batch normalization's
         moving averages.
     """
     stem, head = stem_and_head(width, lite)
@@ -58,7 +58,7 @@ def count_activations(
 ) -> int:
     """Counts the numbers that a training step keeps of one image for the backward pass.
 
-    They are the maps before and after each normalisation and swish.
+    They are the maps before and after each normalization and swish.
 
     Args:
         width: width coefficient, above 0.
@@ -73,8 +73,8 @@ def count_activations(
           kept; 0 keeps all.
 
     Returns:
-        Count of numbers, not bytes. Each entry of a map counts 3 if it is normalised and
-        activated, 2 if it is only normalised, and 1 more if squeeze-and-excitation gates it.
+        Count of numbers, not bytes. Each entry of a map counts 3 if it is normalized and
+        activated, 2 if it is only normalized, and 1 more if squeeze-and-excitation gates it.
     """
     side = -(-image_size // stem_stride)
     stem, head = stem_and_head(width, lite)
@@ -123,7 +123,7 @@ def multiply_adds(model: Mapping[str, Any], image_size: int, num_classes: int) -
     """Counts the multiply-adds of one image's forward pass.
 
     A multiply-add is one multiplication with one addition. Convolutions, squeeze-and-excitation
-    and the classifier count; normalisation and activation do not.
+    and the classifier count; normalization and activation do not.
 
     Args:
         model: a recipe's `model`.

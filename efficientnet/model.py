@@ -5,11 +5,11 @@ so that weights travel by layer name. The differences are what semi-supervised t
 
 - every variant up to L2,
 - noise that belongs to the example (:mod:`nets.noise`),
-- synchronised batch normalisation that survives saving,
+- synchronized batch normalization that survives saving,
 - initial weights that are a function of a seed,
 - small-image strides,
 - logits as the output,
-- normalisation without weights of its own.
+- normalization without weights of its own.
 
 Source: Tan and Le, "EfficientNet", ICML 2019, and the authors' code (github.com/tensorflow/tpu,
 models/official/efficientnet).

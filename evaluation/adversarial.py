@@ -1,6 +1,6 @@
 """Attacks on an image's pixels: the fast gradient sign method and projected gradient descent.
 
-Images are float32 [B, H, W, 3] on the scale 0–255, before any normalisation. ε, the step and the
+Images are float32 [B, H, W, 3] on the scale 0–255, before any normalization. ε, the step and the
 attacked images have the same scale. Attacked images stay within 0–255. `logits` is the network with
 the preprocessing of its images, in inference mode (BatchNorm with its moving statistics, no
 dropout).

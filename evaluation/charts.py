@@ -1,6 +1,6 @@
-"""Draws the report's charts: small SVGs in the page's colours, which follow light and dark.
+"""Draws the report's charts: small SVGs in the page's colors, which follow light and dark.
 
-matplotlib draws them in placeholder colours, which become CSS variables: --ink (text), --line
+matplotlib draws them in placeholder colors, which become CSS variables: --ink (text), --line
 (grid), --s0 … --s6 (one per model). Each chart is about as wide as a phone's screen, so its text
 stays legible there.
 """
@@ -52,7 +52,7 @@ Series = tuple[str, Sequence[float], Sequence[float]]
 
 
 def color(i: int) -> str:
-    """Returns the placeholder of model number i's colour."""
+    """Returns the placeholder of model number i's color."""
     return _COLORS[i % SERIES]
 
 
@@ -261,21 +261,21 @@ def scatter(
     right: np.ndarray,
     names: Sequence[str] | None,
 ) -> str:
-    """Draws points coloured by class, and a cross over each wrong answer.
+    """Draws points colored by class, and a cross over each wrong answer.
 
     Args:
       label: see `Chart`.
       places: float [n, 2].
       labels: int [n], the true classes.
       right: bool [n], whether the answer is right.
-      names: names of the classes; None: too many classes to tell apart, so one colour for all.
+      names: names of the classes; None: too many classes to tell apart, so one color for all.
     """
     shown = list(enumerate(names)) if names else [(0, "images")]
     chart = Chart(label, 3.6 + 0.2 * -(-(len(shown) + 1) // 3))
     with chart as axes:
         for i, name in shown:
             own = places[labels == i] if names else places
-            marker = MARKERS[i % len(MARKERS)]  # colours come again after seven classes
+            marker = MARKERS[i % len(MARKERS)]  # colors come again after seven classes
             axes.plot(
                 own[:, 0],
                 own[:, 1],

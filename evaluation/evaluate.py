@@ -388,7 +388,7 @@ def _open_split(data: str, split: str) -> Manifest:
 
 
 def _left_out_of_training(data: Path) -> int:
-    """Counts the labelled images that were left out because they are, or look like, test images.
+    """Counts the labeled images that were left out because they are, or look like, test images.
 
     `data` is a data directory.
     """

@@ -1,4 +1,4 @@
-"""Reads sets of labelled images for a model: records, folders of files, videos.
+"""Reads sets of labeled images for a model: records, folders of files, videos.
 
 A set says how many examples it has before anyone reads it, so that each can be counted exactly
 once. The elements of its stream are (image file, key, label). Image files are encoded, whatever
@@ -26,7 +26,7 @@ ELEMENT = (tf.TensorSpec([], tf.string), tf.TensorSpec([], tf.string), tf.Tensor
 
 @dataclasses.dataclass(frozen=True)
 class Examples:
-    """A set of labelled images.
+    """A set of labeled images.
 
     Attributes:
       name: unique among the sets that are evaluated together.

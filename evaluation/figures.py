@@ -1,8 +1,8 @@
 """Draws figures of an evaluation as PNG files: reliability, confusions, and a summary of both.
 
 The summary also has the accuracies. Figures are objects of their own (no pyplot, no global state,
-no display). Colours are the eight of Okabe and Ito ("Color Universal Design", 2008), which can be
-told apart with any colour vision. Lines differ in marker as well.
+no display). Colors are the eight of Okabe and Ito ("Color Universal Design", 2008), which can be
+told apart with any color vision. Lines differ in marker as well.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from cli.files import atomic_path
 from evaluation.metrics import Evaluation
 
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-"""Okabe–Ito colours without the yellow, which is too pale for lines on white."""
+"""Okabe–Ito colors without the yellow, which is too pale for lines on white."""
 MARKERS = "osD^vPX*"
 
 _MOST_COUNTS = 20  # classes up to which the counts are legible in the cells
@@ -180,7 +180,7 @@ def _draw_confusion(axes: Axes, evaluation: Evaluation) -> None:
     _title(
         axes,
         f"Mistakes of {evaluation.name}: {wrong:,} of {int(counts.sum()):,}",
-        "examples; colour: share of the true class (square root)",
+        "examples; color: share of the true class (square root)",
     )
 
 

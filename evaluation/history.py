@@ -30,7 +30,7 @@ RELABELED = {
     "num_unique": int,
     "changed": int,
 }
-"""Schema of the same where a selection was labelled again (`run_balance.sh --selection`)."""
+"""Schema of the same where a selection was labeled again (`run_balance.sh --selection`)."""
 
 
 def training(runs: Mapping[str, Path]) -> Iterator[tuple[str, Any]]:
@@ -42,7 +42,7 @@ def training(runs: Mapping[str, Path]) -> Iterator[tuple[str, Any]]:
     drawn = []
     for key, title, y in (
         ("loss", "Loss", "loss"),
-        ("top1", "Top-1 on noised labelled images", "top-1"),
+        ("top1", "Top-1 on noised labeled images", "top-1"),
         ("eval_top1", "Top-1 on validation images", "top-1"),
         ("learning_rate", "Learning rate", "rate"),
     ):
@@ -98,19 +98,19 @@ def pseudo_labels(run: Path | None) -> Iterator[tuple[str, Any]]:
 
 
 def _selects(folder: Path) -> bool:
-    """Tells whether a round selected its images; otherwise it relabelled an earlier selection."""
+    """Tells whether a round selected its images; otherwise it relabeled an earlier selection."""
     return "selected" not in read_json(folder / "summary.json", dict)
 
 
 def _labeled_again(folder: Path, title: str) -> tuple[str, str]:
-    """Returns chart and caption of a round that labelled a selection again."""
+    """Returns chart and caption of a round that labeled a selection again."""
     counts = read_json(folder / "summary.json", RELABELED)
     svg = charts.before_and_after(
-        f"{title}: pseudo-labels of each class as selected and labelled again",
+        f"{title}: pseudo-labels of each class as selected and labeled again",
         counts["label_names"],
         counts["selected"],
         counts["total"],
-        ("as selected", "labelled again"),
+        ("as selected", "labeled again"),
     )
     changed, images = counts["changed"], counts["num_unique"]
     return (

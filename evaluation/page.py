@@ -44,7 +44,7 @@ def part(name: str, *arguments: Any) -> str:
 
 
 def _caption(caption: str) -> Markup:
-    """Returns a caption with its marks, so that right and wrong differ by more than colour."""
+    """Returns a caption with its marks, so that right and wrong differ by more than color."""
     lines = str(escape(caption)).replace("\n", "<br>")
     lines = re.sub(f"{RIGHT}([^{RIGHT}]*){RIGHT}", r'<span class="right">✓&nbsp;\1</span>', lines)
     return Markup(

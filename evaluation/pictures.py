@@ -159,7 +159,7 @@ def filtered_out(predictions: Path, unlabeled: Path, threshold: float, count: in
 
 
 def out_of_domain(pseudo_labeled: Path, domain: str, count: int) -> list[Picture]:
-    """Returns pseudo-labelled images whose key does not start with `domain`/.
+    """Returns pseudo-labeled images whose key does not start with `domain`/.
 
     They passed the threshold and should not have.
     """

@@ -162,7 +162,7 @@ class OverSeeds(NamedTuple):
 
 
 def over_seeds(values: Sequence[float]) -> OverSeeds:
-    """Summarises one number per seed. The interval is Student's: mean ± t(n − 1) · s / √n."""
+    """Summarizes one number per seed. The interval is Student's: mean ± t(n − 1) · s / √n."""
     array = np.asarray(values, np.float64)
     mean = float(array.mean())
     if len(array) < 2:

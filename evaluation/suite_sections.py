@@ -86,7 +86,7 @@ def _mean_corruptions(shown: Suites, common: Sequence[str]) -> list[tuple[str, s
             charts.bars(
                 f"Mean error under corruptions: {said}", names, overall, intervals, "error (%)"
             ),
-            "Not normalised.",
+            "Not normalized.",
         ),
         (
             "By severity",
@@ -154,7 +154,7 @@ def sequences(shown: Suites) -> Section:
         intervals = [_percents(row.get("mean_flip_interval")) for row in measured.values()]
         said = ", ".join(f"{name} {value:.1f} %" for name, value in zip(names, overall))
         svg = charts.bars(f"Mean flip probability: {said}", names, overall, intervals, "flips (%)")
-        drawn.insert(0, ("Mean flip probability", svg, "Not normalised."))
+        drawn.insert(0, ("Mean flip probability", svg, "Not normalized."))
     yield "charts", drawn
 
 

@@ -51,7 +51,7 @@ class Inputs:
     """The sets that the suites of a run need; None or empty where no suite needs them.
 
     Attributes:
-      clean: the labelled split, which is also attacked.
+      clean: the labeled split, which is also attacked.
       a: ImageNet-A.
       c: corruption -> severity -> examples; `unchanged` beside it where the set was built here.
       unchanged: the images of a built -C without corruption.

@@ -42,7 +42,7 @@ def notes(summary: dict[str, Any]) -> list[str]:
     if summary["examples"] is not None:
         lines.append(f"{summary['examples']:,} examples of split {summary['split']}")
     if left_out := summary.get("left_out_of_training"):
-        what = "1 labelled image was" if left_out == 1 else f"{left_out:,} labelled images were"
+        what = "1 labeled image was" if left_out == 1 else f"{left_out:,} labeled images were"
         lines.append(f"{what} left out of training, being or looking like test images")
     if "probe" in summary:
         lines += [probe_line(summary["probe"]), *_against_probe(summary)]
@@ -54,7 +54,7 @@ def notes(summary: dict[str, Any]) -> list[str]:
             difficulty = measured[0]["difficulty"]
             lines.append(
                 f"no {number}: AlexNet's {of} are known at difficulty 1 only; the mean at"
-                f" difficulty {difficulty} is not normalised"
+                f" difficulty {difficulty} is not normalized"
             )
         elif measured:
             lines.append(

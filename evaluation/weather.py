@@ -14,7 +14,7 @@ def plasma(size: int, decay: float, rng: np.random.Generator) -> np.ndarray:
     """Returns a cloudy height map in 0–1, [size, size]: diamond-square on a torus.
 
     `size` is a power of 2. The random part of a new point is uniform in ±w² around the mean of four
-    neighbours. Each step halves the grid and divides w by `decay`, so the random part by `decay`².
+    neighbors. Each step halves the grid and divides w by `decay`, so the random part by `decay`².
     """
     heights = np.zeros([size, size])
     step, wobble = size, 100.0

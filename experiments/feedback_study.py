@@ -237,7 +237,7 @@ def check(config: ConfigDict) -> None:
     if not config.batch_sizes or min(config.batch_sizes) < 1 or max(config.batch_sizes) > pool:
         raise InputError(
             f"batch_sizes are {tuple(config.batch_sizes)}; needed are numbers from 1 to {pool}, the"
-            " unlabelled images there are"
+            " unlabeled images there are"
         )
 
 
@@ -254,7 +254,7 @@ def draw(
 ) -> None:
     """Draws medians and ranges against B_u, both on logarithmic axes.
 
-    A baseline is a dashed line of its estimator's colour. Values below `least` are drawn at
+    A baseline is a dashed line of its estimator's color. Values below `least` are drawn at
     `least`: there is no signal.
     """
     colors = dict(zip(ESTIMATORS, ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00")))
@@ -283,7 +283,7 @@ def draw(
     axes.axhline(least, color="0.5", linestyle=":", label="no signal")
     axes.set(xscale="log", yscale="log")
     axes.set(
-        xlabel="unlabelled images in a step, B_u",
+        xlabel="unlabeled images in a step, B_u",
         ylabel="signal-to-noise of the teacher's gradient",
     )
     axes.legend(fontsize=7)

@@ -101,7 +101,7 @@ def with_images(config: ConfigDict, given: Mapping[str, str | None]) -> ConfigDi
     )
     if config.of_photographs and not given["labeled"]:
         raise InputError(
-            "--labeled is missing; name the folder of labelled photographs, PHOTOS/CLASS/*"
+            "--labeled is missing; name the folder of labeled photographs, PHOTOS/CLASS/*"
         )
     if flags and not config.of_photographs:
         raise InputError(

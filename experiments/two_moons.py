@@ -1,7 +1,7 @@
 """Runs the paper's toy experiment (Pham et al. 2021, Section 3.1) over many seeds at once.
 
 The command is `run_experiment.sh two_moons`. There are 2,000 points in two moons, 6 of them
-labelled. Teacher and student are perceptrons 2-8-8-2 with sigmoids. The paper shows one outcome and
+labeled. Teacher and student are perceptrons 2-8-8-2 with sigmoids. The paper shows one outcome and
 says that Meta Pseudo Labels succeeds much more often than the other methods. Here the share of
 successes is counted.
 
@@ -66,7 +66,7 @@ class Moons:
     Attributes:
       x: points, float32 (S, 2000, 2), about the origin.
       y: their moons, one-hot float32 (S, 2000, 2).
-      labeled: (x, y) of the labelled ones, (S, 6, 2) each.
+      labeled: (x, y) of the labeled ones, (S, 6, 2) each.
     """
 
     def __init__(self, seed: int, num_seeds: int, noise: float):

@@ -1,20 +1,20 @@
 """The feedback of Meta Pseudo Labels: what the teacher learns from the student's step.
 
 See Pham et al. 2021, Section 2. The student moves by one step on pseudo-labels that the teacher
-drew. The teacher minimises the labelled loss J after that step:
+drew. The teacher minimizes the labeled loss J after that step:
 
     θ_S' = θ_S − η_S ∇ L_u    (the step under eq. 2)
     L_u = 1/B_u Σ_i CE(ŷ_i, S(x_i; θ_S)),   ŷ_i ~ T(x_i; θ_T) independently
     J(θ_T) = E_ŷ [L_l(θ_S')]    (eq. 3, hard labels)
 
-L_l is the mean cross entropy of the labelled batch. Labels are drawn, so ∇J needs the score
+L_l is the mean cross entropy of the labeled batch. Labels are drawn, so ∇J needs the score
 function, and ∇ log T(ŷ_i) = −∇CE(ŷ_i, T_i):
 
     ∇J = E[L_l(θ_S') Σ_i ∇ log T(ŷ_i)]
        = E[(L_l(θ_S) − L_l(θ_S')) Σ_i ∇CE(ŷ_i, T(x_i; θ_T))]    (A)
 
 The second form is allowed because E[∇ log T(ŷ_i)] = 0: any number that the labels do not influence
-may be added to the reward. It says: where the labelled loss went *down*, make these labels more
+may be added to the reward. It says: where the labeled loss went *down*, make these labels more
 likely. Three consequences that implementations got wrong:
 
 1. *Sign.* The factor is old − new.
@@ -31,7 +31,7 @@ To the first order in η_S the reward is an inner product of gradients (eq. 12 i
     h_i = η_S ⟨∇L_l(θ_S'), ∇CE(ŷ_i, S(x_i; θ_S))⟩
 
 The functions here are pure: they take measurements and give the feedback, or the loss that the
-teacher minimises. Their results for a distributed step are right if the losses and gradients given
+teacher minimizes. Their results for a distributed step are right if the losses and gradients given
 are already those of the global batch.
 """
 
@@ -90,7 +90,7 @@ def finite_difference(old_loss: tf.Tensor, new_loss: tf.Tensor) -> tf.Tensor:
     That contribution is noise, though, which the other estimators lack.
 
     Args:
-      old_loss: mean cross entropy of the labelled batch before the student's step.
+      old_loss: mean cross entropy of the labeled batch before the student's step.
       new_loss: the same loss after the step: same examples, same noise, BatchNorm in the same mode.
         Otherwise the difference of the modes is in h.
     """
@@ -105,7 +105,7 @@ def dot_product(labeled: Gradients, unlabeled: Gradients, factor: tf.Tensor | fl
     times the learning rate with Nesterov's momentum μ.
 
     Args:
-      labeled: gradient of the labelled loss at the *new* weights, variable by variable.
+      labeled: gradient of the labeled loss at the *new* weights, variable by variable.
       unlabeled: gradient of the student's loss at the *old* weights.
       factor: η_S of this step (`training.optimizers.linear_factor`), times what clipping left of
         the gradient (`kept_by_clipping`).
@@ -117,7 +117,7 @@ def dot_product(labeled: Gradients, unlabeled: Gradients, factor: tf.Tensor | fl
 def cosine(labeled: Gradients, unlabeled: Gradients) -> tf.Tensor:
     """Returns h = cos(∇L_l(θ_S'), ∇L_u(θ_S)), in [−1, 1]; 0 where either gradient is 0.
 
-    It is the normalised product (Appendix C.3). It keeps the sign of the gradient of J but not the
+    It is the normalized product (Appendix C.3). It keeps the sign of the gradient of J but not the
     size: ‖∇L_u‖ depends on the labels drawn, so after dividing by it the expectation is no longer
     ∇J times a constant.
     """
@@ -137,7 +137,7 @@ def label_feedback(
 
         h_ik = η_S ⟨∇L_l(θ_S'), ∇CE(k, S(x_i; θ_S))⟩ = −B_u ∂L_l(θ_S')/∂ŷ_ik
 
-    It says what the labelled loss would lose if example i had been a little more of class k. Since
+    It says what the labeled loss would lose if example i had been a little more of class k. Since
     ∇L_u is linear in ŷ, it is a directional derivative of the student's log-probabilities,
 
         h_ik = −η_S d/dε log S_k(x_i; θ_S + ε ∇L_l(θ_S')) at ε = 0,
@@ -159,7 +159,7 @@ def label_feedback(
         gradient".
       batch_size: B_u, over all replicas.
     """
-    # A variable that the unlabelled loss does not reach has no gradient.
+    # A variable that the unlabeled loss does not reach has no gradient.
     pairs = [(u, v) for u, v in zip(unlabeled, labeled) if u is not None and v is not None]
     gradients, directions = zip(*pairs)
     slope = tape.gradient(

@@ -1,7 +1,7 @@
-"""The loss scale of the labelled loss: what mixed_float16 asks of the feedback.
+"""The loss scale of the labeled loss: what mixed_float16 asks of the feedback.
 
 The optimizers scale and check the gradients that they are given. No optimizer sees the student's
-gradient of the labelled loss, so it has a scale of its own here. Without mixed_float16 every
+gradient of the labeled loss, so it has a scale of its own here. Without mixed_float16 every
 function here passes its input on.
 """
 
@@ -16,17 +16,17 @@ from training.optimizers import loss_scale
 from training.parts import all_reduced
 
 LARGEST = 2.0**12
-"""Maximum scale of the labelled loss. Halved when the feedback overflows, otherwise doubled every
+"""Maximum scale of the labeled loss. Halved when the feedback overflows, otherwise doubled every
 2,000 steps."""
 
 
 def labeled_factor(scale: tf.Variable | None) -> tf.Tensor | None:
-    """Returns the factor () that enlarges the gradient of the labelled loss; None: 1."""
+    """Returns the factor () that enlarges the gradient of the labeled loss; None: 1."""
     return None if scale is None else scale.read_value()
 
 
 def labeled_gradient(scaled: Gradients, factor: tf.Tensor | None) -> Gradients:
-    """Returns the gradient of the labelled loss, summed over the replicas.
+    """Returns the gradient of the labeled loss, summed over the replicas.
 
     Args:
       scaled: gradient of this replica's share, times the factor.
@@ -69,7 +69,7 @@ def without_overflow(
       mean: its mean over the global batch, ().
       usual: the baseline of h, ().
       unlabeled: ∇L_u(θ_S). Where it is not finite the optimizer has left the student's step out.
-      scale: scale of the labelled loss, (); None where no gradient of that loss is taken.
+      scale: scale of the labeled loss, (); None where no gradient of that loss is taken.
       optimizer: the student's.
     """
     if loss_scale(optimizer) is None:

@@ -25,9 +25,9 @@ from training.trainer import check_classifier
 
 
 class Batch(NamedTuple):
-    """Data of a step: labelled images with labels, and unlabelled images.
+    """Data of a step: labeled images with labels, and unlabeled images.
 
-    `given` is what the teacher is given beside the unlabelled images.
+    `given` is what the teacher is given beside the unlabeled images.
     """
 
     x: tf.Tensor  # (B, H, W, 3)
@@ -40,7 +40,7 @@ class FeedbackTrainer(StudentTrainer):
     """Algorithm 1 for a teacher that the subclass defines: `_inputs` and `_teacher_pass`.
 
     `evaluate` and `ema` are the student's. Its BatchNorm's moving statistics are updated once a
-    step, by its pass over the unlabelled images. Its passes over the labelled images, which measure
+    step, by its pass over the unlabeled images. Its passes over the labeled images, which measure
     the feedback, use the batch's statistics and leave the moving ones alone.
 
     Everything random is a function of (seed, step, example) if the student's noise comes from
@@ -63,7 +63,7 @@ class FeedbackTrainer(StudentTrainer):
         eq. 12 as written. `per_example` and `soft` ignore it.
       baseline_decay: decay of the moving average that is subtracted from h (Appendix C.3); 1 is no
         baseline. `soft` ignores it.
-      adjustment: added to the student's logits of labelled images in the loss that the feedback
+      adjustment: added to the student's logits of labeled images in the loss that the feedback
         measures, K numbers or None; see `losses.log_priors`.
       weight_decay: λ in λ·Σ½‖v‖² of each network.
       ema_decay: decay of the student's moving average.
@@ -74,7 +74,7 @@ class FeedbackTrainer(StudentTrainer):
         compute the rest again; for classifiers of this project's builders. `per_example` and `soft`
         then take one more pass for their derivative.
       accumulation: parts into which each batch is cut, one in memory at a time. The step is that of
-        the whole batch except in BatchNorm, which normalises each part by itself and moves its
+        the whole batch except in BatchNorm, which normalizes each part by itself and moves its
         statistics with each part. The teacher passes twice over the parts: before the student's
         step for its labels, and after it for its gradient.
       seed: seed of the draws of pseudo-labels and of the model noise.
@@ -200,7 +200,7 @@ class FeedbackTrainer(StudentTrainer):
 
     @property
     def optimizer_settings(self) -> dict[str, float]:
-        """Returns the settings of both optimizers, and the scale of the labelled loss."""
+        """Returns the settings of both optimizers, and the scale of the labeled loss."""
         more = (
             {}
             if self.labeled_scale is None
@@ -341,26 +341,26 @@ class FeedbackTrainer(StudentTrainer):
 class MetaPseudoLabels(FeedbackTrainer):
     """Trains a student on a teacher's pseudo-labels, and the teacher on the student's feedback.
 
-    Elements of the data set given to `fit`: `((x, y), (x_weak, x_strong))`: labelled images (B, H,
-    W, 3) with class ids (B,) or distributions (B, K), and two views of the same unlabelled images
+    Elements of the data set given to `fit`: `((x, y), (x_weak, x_strong))`: labeled images (B, H,
+    W, 3) with class ids (B,) or distributions (B, K), and two views of the same unlabeled images
     (B_u, H, W, 3), weakly and strongly augmented.
 
     The student sees the strong view with the label that the teacher gives to the same pixels;
     `evaluate` and `ema` are the student's. BatchNorm's moving statistics are updated once a step in
-    each network: in the teacher by its one pass over labelled, weak and strong images, in the
+    each network: in the teacher by its one pass over labeled, weak and strong images, in the
     student by its pass over the strong ones.
 
     Args:
       teacher: a built Keras classifier, images -> logits (B, K).
       student: another one, with weights of its own.
-      supervised_weight: factor of the teacher's loss on labelled images. For this argument and the
+      supervised_weight: factor of the teacher's loss on labeled images. For this argument and the
         next ones see `uda.Objective`.
       uda_weight: factor of the UDA loss at the end of its ramp; 0 is off.
       uda_temperature: τ that sharpens the weak view's distribution.
       uda_threshold: least confidence of the sharpened distribution that counts.
       uda_ramp_steps: steps over which the factor grows from 0.
-      label_smoothing: label smoothing of the teacher's labelled examples.
-      adjustment: added to the logits in the loss of labelled examples, the teacher's and the
+      label_smoothing: label smoothing of the teacher's labeled examples.
+      adjustment: added to the logits in the loss of labeled examples, the teacher's and the
         student's; see `FeedbackTrainer`.
       weight_decay: λ in λ·Σ½‖v‖² of each network.
       rematerialize: keeps only the inputs of both networks' blocks for the backward passes; for the

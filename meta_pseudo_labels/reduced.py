@@ -47,8 +47,8 @@ def Calibrator(
 class ReducedMetaPseudoLabels(FeedbackTrainer):
     """Trains a student on stored predictions, and a calibrator of these on the student's feedback.
 
-    Elements of the data set given to `fit`: `((x, y), (x_u, q))`: labelled images (B, H, W, 3) with
-    class ids (B,) or distributions (B, K), and unlabelled images (B_u, H, W, 3), strongly
+    Elements of the data set given to `fit`: `((x, y), (x_u, q))`: labeled images (B, H, W, 3) with
+    class ids (B,) or distributions (B, K), and unlabeled images (B_u, H, W, 3), strongly
     augmented, with the teacher's predictions (B_u, K).
 
     At the start the labels are those predictions. With `feedback="none"` they stay so: ordinary

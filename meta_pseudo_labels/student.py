@@ -42,11 +42,11 @@ class Step(NamedTuple):
         return self._replace(part=part)
 
     def unlabeled_rows(self) -> tf.Tensor:
-        """Returns the rows of the part's unlabelled images; they come first in the global batch."""
+        """Returns the rows of the part's unlabeled images; they come first in the global batch."""
         return global_rows(self.unlabeled, 0, self.part, self.parts)
 
     def labeled_rows(self) -> tf.Tensor:
-        """Returns the rows of the part's labelled images, behind the unlabelled ones."""
+        """Returns the rows of the part's labeled images, behind the unlabeled ones."""
         return global_rows(self.labeled, self.unlabeled * self.shares, self.part, self.parts)
 
 
@@ -59,13 +59,13 @@ class StudentTrainer(Trainer):
       student: the student.
       estimator: estimator of h.
       baseline: moving average of h.
-      labeled_scale: loss scale of the labelled loss, or None; the subclass makes it.
+      labeled_scale: loss scale of the labeled loss, or None; the subclass makes it.
 
     Args:
       student: a built Keras classifier, images -> logits (B, K).
       estimator: estimator of h.
       baseline_decay: decay of the moving average; 1: nothing is subtracted.
-      adjustment: added to the logits of labelled images in L_l, K numbers or None; see
+      adjustment: added to the logits of labeled images in L_l, K numbers or None; see
         `losses.log_priors`.
       weight_decay: weight decay of the student.
       accumulation: parts into which each batch is cut.
@@ -91,7 +91,7 @@ class StudentTrainer(Trainer):
     ):
         super().__init__(student, rematerialize=rematerialize, **options)
         self.student = student
-        self.student_forward = training_pass(student, rematerialize)  # on unlabelled images
+        self.student_forward = training_pass(student, rematerialize)  # on unlabeled images
         # The derivative on the tape of the student's step keeps all that the step has computed.
         # This one computes it again.
         again = estimator.second_order and (rematerialize or accumulation > 1)
@@ -115,7 +115,7 @@ class StudentTrainer(Trainer):
         """Moves θ_S to θ_S', and returns h minus the baseline.
 
         Args:
-          x: labelled images (B, H, W, 3).
+          x: labeled images (B, H, W, 3).
           targets: their labels (B, K).
           x_u: the images that the student learns from (B_u, H, W, 3).
           pseudo: their pseudo-labels ŷ_u (B_u, K).
@@ -215,7 +215,7 @@ class StudentTrainer(Trainer):
         The pass keeps nothing of the student's own pass.
 
         Args:
-          x_u: the unlabelled images (B_u, H, W, 3).
+          x_u: the unlabeled images (B_u, H, W, 3).
           labeled: ∇L_l(θ_S').
           start: θ_S; the variables hold θ_S'.
           factor: η_S.
@@ -245,7 +245,7 @@ class StudentTrainer(Trainer):
     ) -> contextlib.AbstractContextManager[None]:
         """Returns the student's model noise.
 
-        Unlabelled images have the first rows, labelled ones follow.
+        Unlabeled images have the first rows, labeled ones follow.
         """
         return model_noise(
             2 * self.seed + 1, step.number, rows, (step.labeled + step.unlabeled) * step.shares

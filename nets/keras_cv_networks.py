@@ -3,7 +3,7 @@
 A network is a backbone of keras-cv, average pooling, dropout and a dense layer. Three things are
 changed in the backbone. None of them changes what the backbone computes when it is applied:
 
-- Its names of blocks become the project's (`nets.names`), for frozen blocks and rematerialisation.
+- Its names of blocks become the project's (`nets.names`), for frozen blocks and rematerialization.
 - Its stochastic depth draws from a stateful generator; `nets.noise.StochasticDepth` takes its
   place.
 - Its initial weights are drawn again, each from the seed and its place in the network. keras-cv
@@ -31,7 +31,7 @@ from nets.names import repeat_letter
 from nets.noise import Dropout, StochasticDepth
 
 MEAN, STD = (0.0, 0.0, 0.0), (255.0, 255.0, 255.0)
-"""Normalisation for keras-cv's published weights: pixels in 0-1 (its `include_rescaling`)."""
+"""Normalization for keras-cv's published weights: pixels in 0-1 (its `include_rescaling`)."""
 
 
 def KerasCVNetwork(
@@ -107,7 +107,7 @@ def KerasCVNetwork(
 def load_preset(network: tf.keras.Model, preset: str) -> None:
     """Loads published weights of keras-cv into a network of `KerasCVNetwork`.
 
-    The network must normalise by `MEAN` and `STD`. A `..._classifier` preset has the classes of
+    The network must normalize by `MEAN` and `STD`. A `..._classifier` preset has the classes of
     ImageNet, and its classifier is loaded too. With any other preset, the network's classifier
     stays as it is. Files in `folder(preset)` go before a download.
 
@@ -117,7 +117,7 @@ def load_preset(network: tf.keras.Model, preset: str) -> None:
 
     Raises:
       InputError: no such preset, files that cannot be fetched or read, weights of another network,
-        or a network with another normalisation.
+        or a network with another normalization.
     """
     kind, local, of_classifier = _class_of(preset), folder(preset), preset.endswith("_classifier")
     normalize = network.get_layer("normalize")

@@ -1,10 +1,10 @@
 """Layers of every network of the project: EfficientNets, and ResNets in :mod:`resnet`.
 
-Initial weights, batch normalisation's settings and the classifier's precision are choices of a
+Initial weights, batch normalization's settings and the classifier's precision are choices of a
 whole network; :class:`Layers` makes them in one place.
 
-The Keras layers are what Keras 2.15 lacks: a normalisation without weights, a batch normalisation
-that stays synchronised when it is saved, and a swish with a fast gradient.
+The Keras layers are what Keras 2.15 lacks: a normalization without weights, a batch normalization
+that stays synchronized when it is saved, and a swish with a fast gradient.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ class Layers(NamedTuple):
         )
 
     def batch_norm(self, name: str) -> tf.keras.layers.Layer:
-        """Returns a batch normalisation that stays synchronised when it is saved."""
+        """Returns a batch normalization that stays synchronized when it is saved."""
         return BatchNormalization(
             momentum=self.batch_norm_momentum,
             epsilon=self.batch_norm_epsilon,
@@ -198,7 +198,7 @@ class Normalize(tf.keras.layers.Layer):
         self.std = tuple(float(number) for number in std)
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
-        """Returns the normalised image."""
+        """Returns the normalized image."""
         return (inputs - tf.constant(self.mean)) / tf.constant(self.std)
 
     def get_config(self) -> dict[str, Any]:
@@ -208,7 +208,7 @@ class Normalize(tf.keras.layers.Layer):
 
 @tf.keras.utils.register_keras_serializable(package="efficientnet")
 class BatchNormalization(tf.keras.layers.BatchNormalization):
-    """Keras's batch normalisation, with ``synchronized`` in its config.
+    """Keras's batch normalization, with ``synchronized`` in its config.
 
     Keras 2.15 leaves it out, and so loses it in a clone or a saved model.
     """

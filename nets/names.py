@@ -1,4 +1,4 @@
-"""Names of blocks: a contract between the architectures, rematerialisation and frozen blocks."""
+"""Names of blocks: a contract between the architectures, rematerialization and frozen blocks."""
 
 from __future__ import annotations
 

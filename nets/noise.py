@@ -64,7 +64,7 @@ class _Noise:
 
     def uniform(self, layer: int, batch: IntLike, features: tf.Tensor) -> tf.Tensor:
         """Draws float32 in [0, 1) of shape (batch, *features) for one layer."""
-        # Xor is enough to separate the layers: the generator scrambles its seed, so neighbouring
+        # Xor is enough to separate the layers: the generator scrambles its seed, so neighboring
         # keys are independent.
         key = tf.bitwise.bitwise_xor(self.key, tf.constant([layer, 0], tf.int32))
         # The algorithm is named, because the default one depends on the kind of device.
@@ -113,7 +113,7 @@ def model_noise(
         noised: bool (b,): the examples that get noise; None: all. The noise of one example does not
           depend on which others get noise.
         inference: whether there is noise with ``training=False`` too. This is for a noised teacher,
-          whose batch normalisation goes by its moving statistics.
+          whose batch normalization goes by its moving statistics.
 
     Raises:
         InputError: ``rows`` without ``num_rows``.

@@ -1,4 +1,4 @@
-"""Noisy Student (Xie et al. 2020): the training step, and the choice of pseudo-labelled images."""
+"""Noisy Student (Xie et al. 2020): the training step, and the choice of pseudo-labeled images."""
 
 from typing import TYPE_CHECKING
 

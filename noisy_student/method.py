@@ -19,10 +19,10 @@ def _check(section: Mapping[str, Any]) -> None:
     if section["online"] and not (section["labeled"] and section["unlabeled_ratio"]):
         raise InputError("online=True needs unlabeled_ratio above 0 and labeled=True")
     if not section["labeled"] and not section["unlabeled_ratio"]:
-        raise InputError("labeled=False needs pseudo-labelled images, and unlabeled_ratio above 0")
+        raise InputError("labeled=False needs pseudo-labeled images, and unlabeled_ratio above 0")
     if not section["labeled"] and section.get("logit_adjustment"):
         raise InputError(
-            "logit_adjustment is of the loss on labelled images, and labeled=False leaves these"
+            "logit_adjustment is of the loss on labeled images, and labeled=False leaves these"
             " out; set it to 0"
         )
 
@@ -49,7 +49,7 @@ def _build(section: ConfigDict, parts: Parts) -> NoisyStudent:
 def _batches(section: ConfigDict, streams: Streams) -> tf.data.Dataset:
     """Returns the data for `NoisyStudent`.
 
-    Without the labelled images, an element is `(x_u, y_u)`, with the targets made of q.
+    Without the labeled images, an element is `(x_u, y_u)`, with the targets made of q.
     """
     own = {
         "mixup": section.mixup,

@@ -21,17 +21,17 @@ from training.trainer import check_classifier, hits
 def combine_losses(
     labeled: tf.Tensor, unlabeled: tf.Tensor, ratio: float, normalization: str
 ) -> tf.Tensor:
-    """Combines the mean labelled and the mean unlabelled cross entropy (scalars) into one loss.
+    """Combines the mean labeled and the mean unlabeled cross entropy (scalars) into one loss.
 
     Args:
-      labeled: mean over the labelled batch, B examples.
-      unlabeled: mean over the unlabelled batch, μB examples.
+      labeled: mean over the labeled batch, B examples.
+      unlabeled: mean over the unlabeled batch, μB examples.
       ratio: μ.
       normalization: how the losses are combined:
         "joint": the average over the concatenated batch, (L_l + μ·L_u)/(1 + μ) (the paper, Section
         3.1).
         "algorithm_1": L_l + L_u (the paper, Algorithm 1, step 3).
-        "release": L_l + μ·L_u (the released code: a sum over both batches divided by the labelled
+        "release": L_l + μ·L_u (the released code: a sum over both batches divided by the labeled
         batch).
 
     Raises:
@@ -57,7 +57,7 @@ def pseudo_targets(
       probabilities: the teacher's softmax, float (μB, K).
       kind: "soft" (the paper's default, Section 2) or "hard" (one-hot at the maximum, smoothed like
         a label, as released).
-      temperature: T of soft targets, q^(1/T) renormalised; 1 leaves them.
+      temperature: T of soft targets, q^(1/T) renormalized; 1 leaves them.
       label_smoothing: label smoothing of hard targets.
 
     Raises:
@@ -76,14 +76,14 @@ def pseudo_targets(
 
 
 class NoisyStudent(Supervised):
-    """Trains a classifier on labelled and pseudo-labelled images together, with noise.
+    """Trains a classifier on labeled and pseudo-labeled images together, with noise.
 
     Elements of the data set given to `fit`:
-      `((x, y), (x_u, q))`: labelled images (B, H, W, 3) with class ids (B,) or distributions (B,
-        K), and augmented unlabelled images (μB, H, W, 3) with the teacher's probabilities (μB, K).
+      `((x, y), (x_u, q))`: labeled images (B, H, W, 3) with class ids (B,) or distributions (B,
+        K), and augmented unlabeled images (μB, H, W, 3) with the teacher's probabilities (μB, K).
         With `teacher`, the second pair is `(x_u, x_clean)`: the teacher, unnoised, labels the clean
         images within the step.
-      `(x, y)`: no unlabelled images. This is how the teacher is trained (Algorithm 1, step 1), with
+      `(x, y)`: no unlabeled images. This is how the teacher is trained (Algorithm 1, step 1), with
         `Supervised`'s step.
 
     Input noise (RandAugment) comes with the data. Model noise (dropout, stochastic depth) is the
@@ -97,7 +97,7 @@ class NoisyStudent(Supervised):
       loss_normalization: see `combine_losses`.
       pseudo_labels: "soft" or "hard"; see `pseudo_targets`.
       temperature: temperature of soft pseudo-labels.
-      unlabeled_model_noise: off leaves unlabelled examples without dropout and stochastic depth of
+      unlabeled_model_noise: off leaves unlabeled examples without dropout and stochastic depth of
         `nets`' layers, as the paper's ablation does (Table 6).
       options: see `Supervised`; `label_smoothing` is that of hard pseudo-labels, too.
 

@@ -1,4 +1,4 @@
-"""Reads which share each class is to have of the pseudo-labelled images, and counts exactly.
+"""Reads which share each class is to have of the pseudo-labeled images, and counts exactly.
 
 The paper keeps as many images of each class. That suits data in which the classes are equally
 frequent, as in its evaluation. Other shares suit a classifier that will meet other frequencies.
@@ -14,7 +14,7 @@ import numpy as np
 from cli.errors import InputError
 
 UNIFORM, LABELED = "uniform", "labeled"
-"""Named priors: equal shares, and the shares of the labelled images."""
+"""Named priors: equal shares, and the shares of the labeled images."""
 
 
 def weights(text: str) -> dict[str, float]:
@@ -52,11 +52,11 @@ def shares(text: str, labeled: Mapping[str, int], label_names: Sequence[str]) ->
 
     Args:
       text: `UNIFORM`, `LABELED`, or weights as `weights` reads them.
-      labeled: number of labelled images of each class by name, for `LABELED`.
+      labeled: number of labeled images of each class by name, for `LABELED`.
       label_names: the K classes in order.
 
     Raises:
-      InputError: a class has no weight or no labelled image; or a name is no class.
+      InputError: a class has no weight or no labeled image; or a name is no class.
     """
     if text == UNIFORM:
         return None

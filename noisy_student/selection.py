@@ -1,4 +1,4 @@
-"""Selects which pseudo-labelled images to keep, and how often: exact counts, in a stream.
+"""Selects which pseudo-labeled images to keep, and how often: exact counts, in a stream.
 
 The corpus is a sequence of shards, each a mapping with the columns
 

@@ -101,13 +101,13 @@ class _Builder:
         self.release = variant == "release"
 
     def activated(self, x: tf.Tensor, norm_name: str, activation_name: str) -> tf.Tensor:
-        """Applies batch normalisation and the variant's activation."""
+        """Applies batch normalization and the variant's activation."""
         x = self.make.batch_norm(norm_name)(x)
         slope = 0.2 if self.release else 0.0
         return tf.keras.layers.LeakyReLU(slope, name=activation_name)(x)
 
     def block(self, inputs: tf.Tensor, name: str, filters: int, stride: int) -> tf.Tensor:
-        """Adds a residual block: normalise, activate and convolve, twice.
+        """Adds a residual block: normalize, activate and convolve, twice.
 
         The input is added, projected where its shape differs.
         """

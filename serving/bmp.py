@@ -1,7 +1,7 @@
 """Tells which BMP files TensorFlow decodes correctly.
 
 Its decoder reads the size and the bits per pixel, and nothing else of the header. It takes the
-indices of a color table for grey levels, compressed bytes for pixels, and channels in another order
+indices of a color table for gray levels, compressed bytes for pixels, and channels in another order
 for blue, green, red.
 """
 
@@ -39,8 +39,8 @@ def status(encoded: tf.Tensor) -> tf.Tensor:
     def masked() -> tf.Tensor:
         return tf.reduce_all(_int32(encoded, _FILE_HEADER + _INFO_HEADER, 3) == _MASKS)
 
-    def grey() -> tf.Tensor:
-        """Tells whether the color table gives each index the grey level of the same number.
+    def gray() -> tf.Tensor:
+        """Tells whether the color table gives each index the gray level of the same number.
 
         `data.examine` asks the same.
         """
@@ -58,7 +58,7 @@ def status(encoded: tf.Tensor) -> tf.Tensor:
         (tf.logical_not(whole) | (header < _INFO_HEADER), no),
         (tf.equal(compression, _BITFIELDS) & tf.equal(bits, 32), masked),
         (tf.not_equal(compression, _RGB), no),
-        (tf.equal(bits, 8), grey),
+        (tf.equal(bits, 8), gray),
     ]
     right = tf.case(kinds, default=lambda: tf.equal(bits, 24) | tf.equal(bits, 32))
     return tf.where(whole, tf.where(right, OK, UNSUPPORTED), NOT_AN_IMAGE)

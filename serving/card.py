@@ -81,7 +81,7 @@ def text(
         "An image with a `status` other than 0 has no answer: "
         + "; ".join(f"{status}: {words}" for status, words in enumerate(REASONS) if status)
         + f". The model accepts up to {stored['max_pixels']:,} pixels.",
-        "## Licence",
+        "## License",
         stored["license"],
     ]
     return "\n\n".join(parts) + "\n"

@@ -6,7 +6,7 @@
 leaves in W
 
     float16.tflite   weights as float16 (half the size), sums in float32
-    int8.tflite      weights and activations as int8 (a quarter), scales calibrated on labelled
+    int8.tflite      weights and activations as int8 (a quarter), scales calibrated on labeled
                      images; input and output float32
     table.md         accuracy, agreement and speed of both beside the trained model, on the split
     summary.json     last: the same numbers
@@ -223,7 +223,7 @@ def _row(
 def _examples(
     manifest: Manifest, preprocessing: Preprocessing, every: int = 1
 ) -> Iterator[tuple[np.ndarray, int]]:
-    """Yields one in `every` examples of a labelled split, in stored order.
+    """Yields one in `every` examples of a labeled split, in stored order.
 
     Each is (image float32 [S, S, 3], label counted from 0).
 
@@ -239,7 +239,7 @@ def _examples(
 
 
 def encoded_examples(manifest: Manifest, every: int = 1) -> Iterator[tuple[int, tf.Tensor, int]]:
-    """Yields one in `every` examples of a labelled split, in stored order, not decoded.
+    """Yields one in `every` examples of a labeled split, in stored order, not decoded.
 
     Each is (record number, encoded image (string), label).
 

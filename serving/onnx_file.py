@@ -3,7 +3,7 @@
 `assets.extra/model.onnx` maps `images` float32 [batch, S, S, 3], prepared as `serving.preprocess`
 does, to `logits` and `probabilities` float32 [batch, K]. It is the signature `predict_prepared`
 with BatchNorm folded into the convolutions. With `--weights=float16` the file stores large weights
-in 16 bits; the file's sums stay float32. Its metadata hold labels, preprocessing and licence.
+in 16 bits; the file's sums stay float32. Its metadata hold labels, preprocessing and license.
 """
 
 from __future__ import annotations
@@ -189,7 +189,7 @@ def session_of(content: bytes | Path, threads: int = 0) -> Any:
 
 
 def set_license(path: Path, text: str) -> None:
-    """Writes another licence into the metadata of an ONNX file. Raises InputError."""
+    """Writes another license into the metadata of an ONNX file. Raises InputError."""
     import onnx
 
     try:

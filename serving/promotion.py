@@ -68,7 +68,7 @@ def promote(
     Args:
       serving_dir: directory of exported models.
       data: data directory.
-      split: a labelled split of `data` that the models were not trained on.
+      split: a labeled split of `data` that the models were not trained on.
       name: the model.
       version: the candidate; default the newest.
       drop: percentage points by which the candidate's accuracy may be below the stable version's.
@@ -127,7 +127,7 @@ def rollback(serving_dir: str, name: str = "classifier", version: int | None = N
 
 
 def check(stable: Path, candidate: Path, manifest: Manifest) -> Check:
-    """Measures two SavedModels on a labelled split.
+    """Measures two SavedModels on a labeled split.
 
     Raises InputError for damaged records or none.
     """

@@ -1,6 +1,6 @@
 """Requests and answers on disk, in TF Serving's format.
 
-The images in them are the next unlabelled pool.
+The images in them are the next unlabeled pool.
 
     ./run_serve.sh --serving_dir=SERVING_DIR --local --log_requests=DIR
     ./run_tool.sh logged_images --logs=DIR --output=FOLDER

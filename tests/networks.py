@@ -25,7 +25,7 @@ def two_blocks(
     dropout: float = 0.2,
     batch_norm_momentum: float = 0.99,
 ) -> tf.keras.Model:
-    """Builds stem, two blocks and classifier, with batch normalisation and both kinds of noise."""
+    """Builds stem, two blocks and classifier, with batch normalization and both kinds of noise."""
     make = Layers(sync_batch_norm, batch_norm_momentum, seed)
     inputs = tf.keras.Input([None, None, 3])
     x = make.conv("stem_conv", 8, kernel=3, stride=2)(

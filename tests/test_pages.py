@@ -116,7 +116,7 @@ def test_lines_are_short(page: Path) -> None:
     [page for page in PAGES if page.name not in ("README.md", "index.md")],
     ids=lambda page: page.name,
 )
-def test_a_page_opens_with_its_purpose_and_its_neighbours(page: Path) -> None:
+def test_a_page_opens_with_its_purpose_and_its_neighbors(page: Path) -> None:
     purpose, related = opening(text_of(page))
     assert re.match(r"\w", purpose) and purpose.endswith((".", ":"))
     assert related.startswith("Related: ") and len(LINK.findall(related)) >= 3

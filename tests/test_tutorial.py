@@ -56,7 +56,7 @@ def test_the_cells_run(
     results = namespace["results"]
     assert len(results) == 3 and all(0 <= value <= 100 for value in results.values())
     told = capsys.readouterr().out
-    assert "50 labelled, 1347 unlabelled, 400 test images" in told
+    assert "50 labeled, 1347 unlabeled, 400 test images" in told
     assert "student: 75.0 % of the test images\nexport: run/export/classifier/1\n" in told
 
 

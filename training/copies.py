@@ -1,6 +1,6 @@
 """Copies of a model, one on each device, that share out the batches of a job.
 
-Labelling, evaluating and predicting need no communication between devices. So each device holds the
+Labeling, evaluating and predicting need no communication between devices. So each device holds the
 whole model, and takes the next batch when it is free.
 
 A batch does not depend on the number of devices, and neither do its answers. They are equal bit for

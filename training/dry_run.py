@@ -194,7 +194,7 @@ def _network(
         f"{name}: {model['name']}, {parameters}, {pixels}",
         (
             f"  {steps:,} steps of {first:,} + {more:,} images"
-            f" ({steps * batch / counts['labeled']:.1f} labelled epochs)"
+            f" ({steps * batch / counts['labeled']:.1f} labeled epochs)"
         ),
         f"  learning rate: {rates}",
         f"  memory: {of_weights(parameters.trained, kept):.1f} GiB for {what} on each replica; "
@@ -285,7 +285,7 @@ def of_weights(trained: int, kept: bool) -> float:
 
     Args:
       trained: number of trained parameters.
-      kept: True: the network has an average, and two slots or a slot and the labelled gradient of
+      kept: True: the network has an average, and two slots or a slot and the labeled gradient of
         the feedback. False: the network has one slot.
     """
     return 4 * (5 if kept else 3) * trained / GIB

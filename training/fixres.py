@@ -1,6 +1,6 @@
 """Fine-tuning at a larger resolution: frozen shallow blocks, and models at another image size.
 
-Noisy Student's last step trains for 1.5 epochs on unaugmented labelled images at a larger
+Noisy Student's last step trains for 1.5 epochs on unaugmented labeled images at a larger
 resolution, with the shallow layers fixed (Xie et al. 2020, Section 3.1). It follows Touvron et al.,
 "Fixing the train-test resolution discrepancy", NeurIPS 2019.
 
@@ -30,7 +30,7 @@ from training import model_dir
 def freeze_blocks(model: tf.keras.Model, count: int) -> None:
     """Freezes the stem and the first `count` blocks: weights, BatchNorm statistics and noise.
 
-    A frozen BatchNorm normalises with its moving averages, in training too (Keras's meaning of
+    A frozen BatchNorm normalizes with its moving averages, in training too (Keras's meaning of
     `trainable`). A frozen layer of noise passes its input on (the meaning in `nets.noise`). The
     layers after the frozen blocks, the head's BatchNorm included, train as usual.
 
@@ -54,7 +54,7 @@ def freeze_blocks(model: tf.keras.Model, count: int) -> None:
 
 
 def freeze_batch_norm(model: tf.keras.Model) -> None:
-    """Freezes every BatchNorm: it normalises with its moving averages, in training too.
+    """Freezes every BatchNorm: it normalizes with its moving averages, in training too.
 
     Its moving averages, scale and shift stay as they are. Call before compiling.
     """

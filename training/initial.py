@@ -24,7 +24,7 @@ class Initial(NamedTuple):
 
     Attributes:
       text: what the user named: a directory, a file, or published weights.
-      spec: the network, its classes, and the normalisation that its weights were trained with.
+      spec: the network, its classes, and the normalization that its weights were trained with.
       load: builds the network and reads its weights. Raises InputError.
       source: what config and summary record about published weights. Empty for a directory: its
         fingerprint is recorded, as for every input.

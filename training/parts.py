@@ -103,9 +103,9 @@ def accumulated(
     total: list[tf.Tensor | None] = []
     for number in range(parts):
         # The next part waits for the end of the last one. A graph would otherwise run all parts at
-        # once. The parts are unrolled: under MirroredStrategy a synchronised BatchNorm may not
+        # once. The parts are unrolled: under MirroredStrategy a synchronized BatchNorm may not
         # communicate from inside a loop. The parts are slices: of waiting parts of a tf.split,
-        # TensorFlow's optimiser makes a cycle, and gives up.
+        # TensorFlow's optimizer makes a cycle, and gives up.
         with tf.control_dependencies([g for g in total if g is not None]):
             piece = part_of(data, number, parts)
         own = gradients(piece, number)

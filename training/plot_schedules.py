@@ -3,7 +3,7 @@ r"""Draws the learning rates of a recipe, one panel for each of its trainings.
     ./run_tool.sh plot_schedules --config=configs/noisy_student/imagenet.py:l2 \
         --output=rates.png [--data=DIR]
 
-The steps follow from the number of labelled images in the prepared data of --data. Without --data,
+The steps follow from the number of labeled images in the prepared data of --data. Without --data,
 the number is that of a full copy, as the recipe expects it.
 """
 

@@ -2,7 +2,7 @@
 
 TensorFlow 2.15 and 2.21 turn oneDNN on by themselves only if the CPU has instructions for neural
 networks (AVX-512 VNNI and the like). `./run_benchmarks.sh processor` measures oneDNN on CPUs
-without them. With AVX2 alone, photographs train and are labelled about twice as fast with oneDNN.
+without them. With AVX2 alone, photographs train and are labeled about twice as fast with oneDNN.
 But its filter gradient of a depthwise convolution is slow on maps of one pixel. B0 reduces images
 of 32 pixels to such maps.
 

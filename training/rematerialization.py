@@ -1,6 +1,6 @@
 """Trades time for memory: a training pass that keeps each block's input only.
 
-Most memory of a training step goes to the network's maps before and after every normalisation and
+Most memory of a training step goes to the network's maps before and after every normalization and
 activation. This pass keeps the blocks' inputs and the maps outside of the blocks. A block's own
 maps are computed again while its gradient is taken (Chen et al., "Training Deep Nets with Sublinear
 Memory Cost", 2016). The network itself, its weights and its saved form do not change.
@@ -31,12 +31,12 @@ Pass = Callable[[tf.Tensor], tf.Tensor]
 
 
 def training_pass(model: tf.keras.Model, rematerialize: bool) -> Pass:
-    """Returns the model in training mode, as it is or rematerialised block by block.
+    """Returns the model in training mode, as it is or rematerialized block by block.
 
-    Call a rematerialised pass within `model_noise`.
+    Call a rematerialized pass within `model_noise`.
 
     Args:
-      model: the network. To be rematerialised, it must be of this project's builders: its layers'
+      model: the network. To be rematerialized, it must be of this project's builders: its layers'
         names tell what belongs to a block.
       rematerialize: whether the blocks' insides are computed twice.
 
@@ -73,7 +73,7 @@ def derivative_pass(model: tf.keras.Model, rematerialize: bool) -> Derivative:
     are.
 
     Args:
-      model: the network; of this project's builders, if it is to be rematerialised.
+      model: the network; of this project's builders, if it is to be rematerialized.
       rematerialize: False takes the whole model as one block.
 
     Raises:

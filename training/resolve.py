@@ -41,8 +41,8 @@ def preprocessing(
         `cutout_const` and `crop_padding` may be None.
       section: `preprocessing` of the train section. Its values other than None replace the
         recipe's.
-      median_height: median height of the labelled images, pixels.
-      median_width: median width of the labelled images, pixels.
+      median_height: median height of the labeled images, pixels.
+      median_width: median width of the labeled images, pixels.
 
     Returns:
       The values with numbers. A translation at magnitude 10 is a third of the side. A cutout's half
@@ -93,10 +93,10 @@ def shrinks(size: int, *, median_height: float, median_width: float) -> str | No
 
 
 def batch_size(labeled_examples: int) -> int:
-    """Returns a labelled batch size for this number of labelled images.
+    """Returns a labeled batch size for this number of labeled images.
 
     It is a power of two between 32 and 256, with at least 8 steps an epoch if possible. A smaller
-    batch leaves BatchNorm little to normalise by.
+    batch leaves BatchNorm little to normalize by.
     """
     return int(2 ** min(8, max(5, math.floor(math.log2(max(labeled_examples / 8, 1))))))
 
@@ -131,15 +131,15 @@ def length(train: dict[str, Any], labeled_examples: int, batch_size: int) -> str
 
     Args:
       train: the section of the config, not resolved.
-      labeled_examples: number of images in the labelled split.
-      batch_size: labelled images a step.
+      labeled_examples: number of images in the labeled split.
+      batch_size: labeled images a step.
     """
     if train["epochs"] is None:
         given_for, steps = train.get("steps_for_batch"), train["steps"]
         if not given_for or not steps or given_for == batch_size:
             return ""
         scaled = _for_batch({"steps": steps}, given_for, batch_size)["steps"]
-        given = f"steps={steps:,} is for {given_for:,} labelled images a step"
+        given = f"steps={steps:,} is for {given_for:,} labeled images a step"
         return f"{given}; with {batch_size:,} that is {scaled:,} (steps_for_batch)"
     epochs, least = train["epochs"], train["min_steps"]
     steps = _steps(epochs, labeled_examples, batch_size)
@@ -158,10 +158,10 @@ def section(
     """Resolves a train section.
 
     Args:
-      train: the section of the config, as a plain dict; either `steps` or `epochs` (of the labelled
+      train: the section of the config, as a plain dict; either `steps` or `epochs` (of the labeled
         set) is set.
-      labeled_examples: number of images in the labelled split.
-      unlabeled: whether the run has an unlabelled stream; without one `unlabeled_ratio` becomes 0.
+      labeled_examples: number of images in the labeled split.
+      unlabeled: whether the run has an unlabeled stream; without one `unlabeled_ratio` becomes 0.
       quiet: do not log what decides the number of steps.
 
     Returns:
@@ -175,7 +175,7 @@ def section(
     epochs, min_steps = resolved.pop("epochs"), resolved.pop("min_steps")
     if (epochs is None) == (resolved["steps"] is None):
         raise InputError(
-            "a train section needs either steps or epochs (of the labelled images), not both; set"
+            "a train section needs either steps or epochs (of the labeled images), not both; set"
             " the other one to None"
         )
     resolved["batch_size"] = resolved["batch_size"] or batch_size(labeled_examples)

@@ -135,7 +135,7 @@ def train(
     parameters = counted.all
     print(
         f"{spec.architecture['name']}: {counted}, {spec.preprocessing.image_size} px,"
-        f" {labeled.num_records} labelled images"
+        f" {labeled.num_records} labeled images"
         + (f", {unlabeled.num_records} {unlabeled.name.replace('_', '-')}" if unlabeled else "")
         + f"; {section.steps} steps of {first} + {more} images,"
         f" {section.steps / steps_per_epoch:.1f} epochs, "

@@ -23,7 +23,7 @@ class WarmupExponential(tf.keras.optimizers.schedules.LearningRateSchedule):
     the warm-up the learning rate is already η₀·r^floor(t_w/t_d), not η₀.
 
     Args:
-      base: η₀, already scaled by the labelled batch (0.016·B/256 in the paper's recipe).
+      base: η₀, already scaled by the labeled batch (0.016·B/256 in the paper's recipe).
       decay_steps: t_d, may be fractional (2.4 epochs).
       decay_rate: r (0.97).
       warmup_steps: t_w (5 epochs).
@@ -92,13 +92,13 @@ def build(
     """Builds the schedule of a train section.
 
     Args:
-      config: `name` ("exponential", "cosine", "constant"), `base` (learning rate per 256 labelled
+      config: `name` ("exponential", "cosine", "constant"), `base` (learning rate per 256 labeled
         images), `warmup_epochs` (of a cosine at most a tenth of the run), `decay_epochs`,
         `decay_rate`.
-      batch_size: labelled images a step, over all replicas; the only batch that scales the learning
+      batch_size: labeled images a step, over all replicas; the only batch that scales the learning
         rate.
       steps: length of the run.
-      steps_per_epoch: labelled images / batch_size, fractional.
+      steps_per_epoch: labeled images / batch_size, fractional.
 
     Raises:
       InputError: unknown name, or a value out of its range.
@@ -126,7 +126,7 @@ def of_section(
     Args:
       train: as `resolve.section` returns it. A schedule with `base`, `warmup_steps` and
         `wait_steps` is a cosine, counted in steps.
-      steps_per_epoch: labelled images / batch_size, fractional.
+      steps_per_epoch: labeled images / batch_size, fractional.
 
     Raises:
       InputError: unknown name.

@@ -346,7 +346,7 @@ FINE_TUNING = {
     "frozen_blocks": FROZEN_BLOCKS,
     "frozen_batch_norm": Setting(
         False,
-        "With --init: BatchNorm keeps its statistics, scale and shift, and normalises with them.",
+        "With --init: BatchNorm keeps its statistics, scale and shift, and normalizes with them.",
     ),
     "layer_decay": Setting(
         1.0,

@@ -12,7 +12,7 @@ IMAGE_SIZE = 32
 
 
 def reduced(config: ConfigDict) -> ConfigDict:
-    """Returns `config` with one step per training, on 4 labelled images of the embedded digits.
+    """Returns `config` with one step per training, on 4 labeled images of the embedded digits.
 
     The images have 32×32 pixels. Each network becomes the smallest of its family (`Family.smoke`);
     a network of one size keeps it. Everything else stays: iterations, optimizers, losses,

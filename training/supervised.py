@@ -36,7 +36,7 @@ class Supervised(Trainer):
       rematerialize: keeps only the inputs of the classifier's blocks for the backward pass, which
         computes the rest again; for classifiers of this project's builders.
       accumulation: parts into which each batch is cut; their gradients are added up before the one
-        optimizer step. BatchNorm normalises each part by itself, and its moving statistics move
+        optimizer step. BatchNorm normalizes each part by itself, and its moving statistics move
         with each.
       seed: seed of the model noise, which is a function of (seed, step, example).
       logged: names of further metrics of a training step.

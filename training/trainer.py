@@ -47,7 +47,7 @@ class Trainer(tf.keras.Model):
         logged: tuple[str, ...],
         name: str,
     ):
-        # Images stay float32 until the network has normalised them.
+        # Images stay float32 until the network has normalized them.
         super().__init__(name=name, autocast=False)
         # Metrics are sums over all replicas already. Keras would add them up once more.
         self.distribute_reduction_method = "first"

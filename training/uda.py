@@ -25,17 +25,17 @@ LOGGED = ("labeled_loss", "uda_loss", "uda_confident", "top1")
 
 
 class Objective(NamedTuple):
-    """The loss that a teacher minimises on labelled images and on two views of unlabelled ones.
+    """The loss that a teacher minimizes on labeled images and on two views of unlabeled ones.
 
     Attributes:
-      supervised_weight: factor of the loss on labelled images.
+      supervised_weight: factor of the loss on labeled images.
       uda_weight: factor of the UDA loss at the end of its ramp; 0 is off.
       uda_temperature: τ that sharpens the weak view's distribution.
       uda_threshold: least confidence of the sharpened distribution that counts.
       uda_ramp_steps: steps over which the factor grows from 0.
-      label_smoothing: label smoothing of the labelled examples.
+      label_smoothing: label smoothing of the labeled examples.
       weight_decay: λ in λ·Σ½‖v‖².
-      adjustment: added to the logits in the loss of labelled examples, K numbers or None; see
+      adjustment: added to the logits in the loss of labeled examples, K numbers or None; see
         `losses.log_priors`.
     """
 

@@ -8,7 +8,7 @@
 The numbers are those of the model, bit for bit. timm reads the first file with `load_state_dict`.
 If the file is called model.safetensors, `timm.create_model("local-dir:DIRECTORY",
 pretrained=True)` reads it, too. Keras reads the second with `EfficientNetB0(weights=FILE,
-classes=K)`; its own normalisation layer then holds this model's mean and variance.
+classes=K)`; its own normalization layer then holds this model's mean and variance.
 """
 
 from __future__ import annotations

@@ -122,7 +122,7 @@ def describe(
       image_size: side of the images in pixels; None: the variant's.
 
     Raises:
-      InputError: the file and the flags leave classes or normalisation open, or contradict.
+      InputError: the file and the flags leave classes or normalization open, or contradict.
     """
     label_names = _label_names(labels, weight_files.num_classes(source), fresh=fresh_head)
     return spec_of(

@@ -32,7 +32,7 @@ class KerasFile(WeightFile):
     """``tf.keras.applications`` EfficientNet: ``.h5`` (weights or a whole model) or ``.keras``."""
 
     def __init__(self, path: Path):
-        """Reads all names, and the normalisation."""
+        """Reads all names, and the normalization."""
         self.form = "Keras file"
         self.files = (path,)
         try:

@@ -6,7 +6,7 @@ models were given its layer names.
 
 Sources of the names: the authors' code (github.com/tensorflow/tpu, models/official/efficientnet)
 and timm (github.com/huggingface/pytorch-image-models). TensorFlow 1 numbers the convolutions and
-normalisations of a block in the order of their calls. timm numbers the normalisations in the same
+normalizations of a block in the order of their calls. timm numbers the normalizations in the same
 order, and names a block by (stage, repeat).
 """
 

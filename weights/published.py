@@ -44,8 +44,8 @@ class Published:
       file: its name in the cache.
       checksum: ALGORITHM:HEXADECIMAL of the file; "": not published.
       megabytes: size of the file; None: not published.
-      preprocessing: normalisation of the images; see `weights.import_weights`.
-      licence: licence of the weights.
+      preprocessing: normalization of the images; see `weights.import_weights`.
+      license: license of the weights.
     """
 
     name: str
@@ -57,7 +57,7 @@ class Published:
     checksum: str = ""
     megabytes: float | None = None
     preprocessing: str = "auto"
-    licence: str = "Apache-2.0"
+    license: str = "Apache-2.0"
 
     @property
     def source(self) -> str:
@@ -293,7 +293,7 @@ def _unpack(archive: Path, folder: Path) -> Path:
 
 def listing() -> str:
     """Returns the table as text, one line for each row, and the names of keras-cv's weights."""
-    head = ("name", "network", "pixels", "parameters", "MB", "top-1 %", "licence", "", "source")
+    head = ("name", "network", "pixels", "parameters", "MB", "top-1 %", "license", "", "source")
     lines = [head]
     for row in TABLE:
         family = architectures.find(row.network)
@@ -303,7 +303,7 @@ def listing() -> str:
         size = f"{row.megabytes:g}" if row.megabytes else "?"
         here = "here" if row.is_here else "not here"
         numbers = (str(pixels), parameters, size, f"{row.top1:.1f}")
-        lines.append((row.name, row.network, *numbers, row.licence, here, row.source))
+        lines.append((row.name, row.network, *numbers, row.license, here, row.source))
     widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
     right = range(2, 6)
     rows = [

@@ -45,7 +45,7 @@ class WeightFile(abc.ABC):
         files: all files on disk.
         shapes: shapes of the variables that may be imported, by the file's names, in its layout.
         names: names of all model variables in the file; one that the model lacks is an error.
-        normalization: normalisation that the file itself records, or None.
+        normalization: normalization that the file itself records, or None.
     """
 
     form: str

@@ -47,7 +47,7 @@ def open_weights(source: str | Path, *, average: bool) -> WeightFile:
 
     Raises:
         InputError: the file has none of these formats, is damaged, or is a plain timm EfficientNet,
-          whose padding and normalisation differ.
+          whose padding and normalization differ.
     """
     path = Path(source)
     if path.is_dir():
@@ -217,7 +217,7 @@ class TensorFlow1(WeightFile):
     def _canonical(key: str, scope: str) -> str:
         """Returns the name below the scope, without the average's ending.
 
-        Runs with LARS drop the ``tpu_`` of batch normalisation.
+        Runs with LARS drop the ``tpu_`` of batch normalization.
         """
         name = key[len(scope) :] if key.startswith(scope) else key
         name = name[: -len(AVERAGE)] if name.endswith(AVERAGE) else name
@@ -286,7 +286,7 @@ class Timm(WeightFile):
 
 
 def _describe_timm(path: Path) -> tuple[str, Normalization | None]:
-    """Returns the architecture and the normalisation of a timm file.
+    """Returns the architecture and the normalization of a timm file.
 
     ``config.json`` beside the file tells them. Without it, the name of the file or of its directory
     tells the architecture.

@@ -1,4 +1,4 @@
-"""The stages of a run: training, pseudo-labelling, balancing, the iterated loop, the quick start.
+"""The stages of a run: training, pseudo-labeling, balancing, the iterated loop, the quick start.
 
 A stage reads finished work directories and leaves one. The methods, the data and the models are in
 the rooms below. `from workflow import run` gives the whole loop as one call. `run_method` runs

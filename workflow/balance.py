@@ -1,4 +1,4 @@
-"""Stage: filters and balances the pseudo-labelled images (Noisy Student, section 3.1).
+"""Stage: filters and balances the pseudo-labeled images (Noisy Student, section 3.1).
 
     ./run_balance.sh --config=… --workdir=… --data=… --predictions=…
 
@@ -217,7 +217,7 @@ class WriteShards:
     """The job of pass 2: one shard of images and one of predictions -> one of training records.
 
     Attributes:
-      images: manifest of the unlabelled split.
+      images: manifest of the unlabeled split.
       scores: job of pass 1.
       chosen: the selection.
       directory: where the records go.

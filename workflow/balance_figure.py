@@ -41,7 +41,7 @@ def figure(
         axes.set_xticks(
             x, label_names, parse_math=False, rotation=90 if max(map(len, label_names)) > 3 else 0
         )
-    axes.set_ylabel("pseudo-labelled images")
+    axes.set_ylabel("pseudo-labeled images")
     axes.legend()
     buffer = io.BytesIO()
     plot.savefig(buffer, format="png", dpi=120)

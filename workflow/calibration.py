@@ -1,8 +1,8 @@
-"""Calibrates a teacher with one temperature, fitted on labelled images that it did not train on.
+"""Calibrates a teacher with one temperature, fitted on labeled images that it did not train on.
 
 This goes beyond Noisy Student's papers.
 
-    q <- q^(1/T), normalised again        (temperature scaling; Guo et al. 2017, Section 4.2)
+    q <- q^(1/T), normalized again        (temperature scaling; Guo et al. 2017, Section 4.2)
 
 T is the temperature at which the images' labels are most probable. A teacher may be too sure of its
 errors, or not sure enough of its right answers. With T this reaches neither the threshold nor the
@@ -19,7 +19,7 @@ LIMITS = (0.05, 20.0)
 
 
 def tempered(probabilities: np.ndarray, temperature: float) -> np.ndarray:
-    """Returns q^(1/T), normalised: float32 [n, K], as `probabilities`."""
+    """Returns q^(1/T), normalized: float32 [n, K], as `probabilities`."""
     return special.softmax(_log(probabilities) / temperature, axis=1).astype(np.float32)
 
 

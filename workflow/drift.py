@@ -7,7 +7,7 @@ The exported model answers both sets: predicted classes, confidence (the largest
 embedding. A request for an image that came before counts again for classes and confidence, and once
 for the embedding. Leaves in OUTPUT
 
-    images/            each image of the requests once, an unlabelled pool for the next run
+    images/            each image of the requests once, an unlabeled pool for the next run
     labels_next.csv    what to label next, for `--labels` of that run
     drift.md           the report
     drift.json         its numbers; last

@@ -112,7 +112,7 @@ def _of_training(training: Planned, counts: dict[str, Any]) -> list[str]:
         teacher = dry_run.count_parameters(training.teacher, counts["classes"]).all
         size = f"{4 * teacher / dry_run.GIB:.1f} GiB of weights on each replica"
         lines.append(
-            f"  online teacher: {size}, and its pass over the unlabelled images in every step"
+            f"  online teacher: {size}, and its pass over the unlabeled images in every step"
         )
     return lines
 
@@ -152,7 +152,7 @@ def _of_selection(
     )
     return [
         f"selection: once, by {teacher} of {counts['unlabeled']:,} images; {len(again)} of"
-        f" {len(labelings)} labellings are of {'' if there else 'at most '}{images:,} images, those"
+        f" {len(labelings)} labelings are of {'' if there else 'at most '}{images:,} images, those"
         " selected"
     ]
 
@@ -180,7 +180,7 @@ def label_bytes(classes: int) -> int:
 def _of_images(counts: dict[str, Any]) -> list[str]:
     """Returns lines about the images: how many, how large, and how that is known."""
     lines = [
-        f"{counts['labeled']:,} labelled and {counts['unlabeled']:,} unlabelled images,"
+        f"{counts['labeled']:,} labeled and {counts['unlabeled']:,} unlabeled images,"
         f" {counts['classes']:,} classes"
     ]
     held_out = [
@@ -189,13 +189,13 @@ def _of_images(counts: dict[str, Any]) -> list[str]:
     lines += [f"held out: {', '.join(held_out)}"] if held_out else []
     if counts["median_height"]:
         lines.append(
-            f"median size of the labelled images: {counts['median_width']:g} x"
+            f"median size of the labeled images: {counts['median_width']:g} x"
             f" {counts['median_height']:g} pixels"
         )
     found = counts["survey"]
     if found and found.examined is not None:
         lines.append(
-            f"examined: {found.examined:,} labelled files; the others were only listed, so damaged"
+            f"examined: {found.examined:,} labeled files; the others were only listed, so damaged"
             " or repeated ones may change the numbers a little"
         )
     return lines
@@ -270,7 +270,7 @@ def describe(
     lines += _of_selection(config, stages, counts)
     lines += [
         "",
-        f"shards: {shards['labeled']:,} labelled, {shards['unlabeled']:,} unlabelled{predictions}",
+        f"shards: {shards['labeled']:,} labeled, {shards['unlabeled']:,} unlabeled{predictions}",
     ]
     absent = missing(config, workdir, folders, stages)
     lines.append(f"missing: {'; '.join(absent) if absent else 'nothing'}")

@@ -17,7 +17,7 @@ def require_unlabeled(data: Path) -> None:
     """Raises InputError where prepared data have no unlabeled images."""
     if not (data / "unlabeled").is_dir():
         raise InputError(
-            f"{data} has no unlabelled images; delete it, and give --unlabeled or set"
+            f"{data} has no unlabeled images; delete it, and give --unlabeled or set"
             " config.data.labeled_as_unlabeled"
         )
 

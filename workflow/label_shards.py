@@ -1,4 +1,4 @@
-"""The job of labelling: a teacher answers the images of a shard, which become its predictions.
+"""The job of labeling: a teacher answers the images of a shard, which become its predictions.
 
 Batches are filled from the start of each shard, and the last one is padded. So a prediction does
 not depend on which worker or device made it, or when. A process uses all GPUs that it may
@@ -44,7 +44,7 @@ class LabelShards:
     """The job: one shard of images -> one shard of predictions.
 
     Attributes:
-      images: manifest of the unlabelled split or of a balanced set. If only `probabilities` is
+      images: manifest of the unlabeled split or of a balanced set. If only `probabilities` is
         wanted, it may be of the validation split.
       teacher: directory of the teacher.
       directory: where the predictions go.
@@ -136,7 +136,7 @@ class LabelShards:
         """
         started = time.monotonic()
         statistics = _Statistics(self._spec.num_classes)
-        # Of a balanced set the first copy of each image is labelled.
+        # Of a balanced set the first copy of each image is labeled.
         wanted = first_copies(self.images, shard) if self.images.kind == "pseudo_labeled" else None
         count, digest = write_shard(
             self.outputs(shard)[0], self._predictions(shard, statistics, wanted)
@@ -145,7 +145,7 @@ class LabelShards:
             _require_count(count, self.images, shard)
         elif count != np.count_nonzero(wanted):
             raise AssertionError(
-                f"{self.images.paths[shard]}: {count} of {np.count_nonzero(wanted)} images labelled"
+                f"{self.images.paths[shard]}: {count} of {np.count_nonzero(wanted)} images labeled"
             )
         return {
             "images": count,
@@ -294,7 +294,7 @@ def image_batches(
 
 
 def calibrated(job: LabelShards, validation: Manifest) -> LabelShards:
-    """Returns `job` with the temperature of its teacher, fitted on a labelled split.
+    """Returns `job` with the temperature of its teacher, fitted on a labeled split.
 
     The teacher answers that split in the same way as `job` labels images.
     """

@@ -6,11 +6,11 @@
 selection is labeled again, these are the images of the selection. The columns are `COLUMNS`. The
 rows to look at come first. `ask` says why to look:
 
-- `looks_wrong`: a labelled image to which teacher and student, trained without it, both give
+- `looks_wrong`: a labeled image to which teacher and student, trained without it, both give
   another class (`workflow.crossfit`); the surest first. Without cross-fitting there are none.
-- `out_of_domain`: an unlabelled image of the lowest maximum probability (Hendrycks & Gimpel 2017,
+- `out_of_domain`: an unlabeled image of the lowest maximum probability (Hendrycks & Gimpel 2017,
   "A Baseline for Detecting Misclassified and Out-of-Distribution Examples"). It may show no class.
-- `label_next`: an unlabelled image of the smallest margin between its two most probable classes
+- `label_next`: an unlabeled image of the smallest margin between its two most probable classes
   (Scheffer et al. 2001), by turns over the predicted classes. Its label would tell the most.
 
 `out_of_domain` and `label_next` use the mean of the teacher's and the student's distribution.
@@ -63,13 +63,13 @@ COLUMNS = (
 
 - `file`: path of the image; its key where it is in no file of its own.
 - `label`: the given label, or the pseudo-label. This is the column to correct.
-- `confidence`: the label's probability by the teacher, 0-1. For a labelled image it is from
+- `confidence`: the label's probability by the teacher, 0-1. For a labeled image it is from
   cross-fitting, or empty.
 - `role`: `labeled` or `unlabeled`.
 - `kept`: how many times the image is among those that the student learned from.
 - `why`: why the student did not learn from the image.
-- `given`: the given label of a labelled image, as it was.
-- `teacher`, `student`: the class that each names; for labelled images by cross-fitting.
+- `given`: the given label of a labeled image, as it was.
+- `teacher`, `student`: the class that each names; for labeled images by cross-fitting.
 - `ask`: see the module.
 - `checked`: `EARLIER` where the label is a correction that this run was given. So a later run has
   the correction, too. Otherwise empty, for a person.
@@ -78,7 +78,7 @@ EARLIER = "earlier"
 
 ASK = 20
 MOST = 500_000
-"""Most unlabelled images for which the loop writes the file: a person has no use for more rows."""
+"""Most unlabeled images for which the loop writes the file: a person has no use for more rows."""
 FILES = ("image_folder", "manifest")
 """Formats whose images are files, which a person can open."""
 
@@ -114,7 +114,7 @@ def main(workdir: str, iteration: int | None, ask: int, tasks: str | None = None
 def write_tasks(workdir: Path, iteration: int, path: Path) -> None:
     """Writes the images to look at as Label Studio's tasks.
 
-    Writes the labelling interface that the tasks need beside them, as `.xml`.
+    Writes the labeling interface that the tasks need beside them, as `.xml`.
 
     Raises:
       InputError: there are no images to look at, or they are in no files of their own.
@@ -139,7 +139,7 @@ def write_tasks(workdir: Path, iteration: int, path: Path) -> None:
     with atomic_path(path.with_suffix(".xml")) as temporary:
         temporary.write_text(label_studio.interface(names), encoding="utf-8")
     print(
-        f"{path}: {len(made)} tasks for Label Studio; its labelling interface is"
+        f"{path}: {len(made)} tasks for Label Studio; its labeling interface is"
         f" {path.with_suffix('.xml')}"
     )
 
@@ -173,7 +173,7 @@ def write(workdir: Path, iteration: int, ask: int = ASK) -> str:
     counts = Counter(asks.values())
     roles = Counter(image.role for image in images)
     return (
-        f"{path}: {roles['labeled']:,} labelled and {roles['unlabeled']:,} unlabelled images; to"
+        f"{path}: {roles['labeled']:,} labeled and {roles['unlabeled']:,} unlabeled images; to"
         f" look at: {counts['label_next']} to label next, {counts['out_of_domain']} perhaps out of"
         f" domain, {counts['looks_wrong']} whose labels look wrong{remark}"
     )
@@ -195,7 +195,7 @@ def after(finished: Path, workdir: Path) -> None:
 
 
 def answers(config: ml_collections.ConfigDict, workdir: Path, students: int) -> list[Stage]:
-    """Returns the stage in which the last student answers the unlabelled images.
+    """Returns the stage in which the last student answers the unlabeled images.
 
     Returns no stage where the file is not wanted. The stage is the first stage of a further
     iteration.
@@ -219,7 +219,7 @@ def foreseen(
       workdir: work directory of the loop.
       folders: source directories by flag name.
       stages: what `stages.plan` returns.
-      unlabeled: number of unlabelled images.
+      unlabeled: number of unlabeled images.
     """
     students = config.iterations
     location = folders.get("unlabeled") or folders.get("labeled")
@@ -235,7 +235,7 @@ def foreseen(
 
 
 def _of_last(config: ml_collections.ConfigDict, workdir: Path, students: int) -> Stage:
-    """Returns the stage in which student number `students` answers the unlabelled images."""
+    """Returns the stage in which student number `students` answers the unlabeled images."""
     predictions = workdir / f"predictions_{students + 1}"
     section = predictions.name.replace("predictions", "pseudo_label")
     arguments = {

@@ -257,7 +257,7 @@ def _labeling(
 
 
 def _made_up(height: float, width: float) -> bytes:
-    """Returns a JPEG of smooth random colours.
+    """Returns a JPEG of smooth random colors.
 
     Decoding it takes about as long as decoding a photograph.
     """

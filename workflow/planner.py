@@ -8,7 +8,7 @@ Each training keeps its epochs. The plan takes the first of these ways that fits
 1. the recipe as it is;
 2. `rematerialize`, which changes no number and repeats the forward pass;
 3. with it bfloat16, where the recipe computes in float32;
-4. with these `accumulation`, so that BatchNorm normalises each part by itself;
+4. with these `accumulation`, so that BatchNorm normalizes each part by itself;
 5. a smaller batch: half of it takes twice the steps. The learning rate follows the batch by itself.
 
 Memory is computed as in the other dry runs: weights and all that goes with them, and every map

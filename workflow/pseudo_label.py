@@ -1,4 +1,4 @@
-"""Stage: the teacher labels the unlabelled images (Noisy Student, algorithm 1, step 2).
+"""Stage: the teacher labels the unlabeled images (Noisy Student, algorithm 1, step 2).
 
     ./run_pseudo_label.sh --config=… --workdir=… --data=… --teacher=…
 
@@ -147,7 +147,7 @@ def main(
 
     what = "records of the selection" if selection else "images"
     logging.info(
-        "labelling %d %s in %d shards with %s", images.num_records, what, len(images.files), teacher
+        "labeling %d %s in %d shards with %s", images.num_records, what, len(images.files), teacher
     )
     job = LabelShards(
         images,
@@ -205,7 +205,7 @@ def main(
     workdirs.finish(directory, summary, done)
     shard_jobs.forget(progress)
     logging.info(
-        "%d images labelled, mean confidence %.3f, %.0f images/s",
+        "%d images labeled, mean confidence %.3f, %.0f images/s",
         summary["images"],
         summary["mean_confidence"],
         summary["images_per_second"],

@@ -151,7 +151,7 @@ def main(workdir: str, selection: str, predictions: str, beam_options: Sequence[
         )
     require_origin(chosen, labels)
     directory, progress = Path(workdir), Path(workdir) / "progress"
-    done = f"{workdir}: the selection is labelled again already"
+    done = f"{workdir}: the selection is labeled again already"
     inputs = {"selection": selection, "predictions": predictions}
     if workdirs.start(directory, {"stage": "relabel"}, inputs) is not None:
         shard_jobs.forget(progress)
@@ -185,13 +185,13 @@ def main(workdir: str, selection: str, predictions: str, beam_options: Sequence[
         before, after = (np.array(summary[name]) for name in ("selected", "total"))
         temporary.write_bytes(
             balance_figure.figure(
-                before, after, labels.label_names, ("as selected", "labelled again")
+                before, after, labels.label_names, ("as selected", "labeled again")
             )
         )
     workdirs.finish(directory, summary, done)
     shard_jobs.forget(progress)
     logging.info(
-        "%d records of %d images labelled again; %d images have another class",
+        "%d records of %d images labeled again; %d images have another class",
         summary["num_records"],
         summary["num_unique"],
         summary["changed"],

@@ -1,4 +1,4 @@
-"""Reads what the models of an iteration say of each image, labelled and unlabelled."""
+"""Reads what the models of an iteration say of each image, labeled and unlabeled."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def out_of_fold(workdir: Path, iteration: int) -> tuple[Mapping[str, np.ndarray]
 
 
 def labeled(images: Manifest, out_of_fold: Mapping[str, np.ndarray]) -> Iterator[Seen]:
-    """Yields the labelled images with the answers of `out_of_fold`, where an image has some."""
+    """Yields the labeled images with the answers of `out_of_fold`, where an image has some."""
     for shard in range(len(images.files)):
         for serialized in read_records(images, shard):
             features = tf.train.Example.FromString(serialized).features.feature
@@ -76,7 +76,7 @@ def labeled(images: Manifest, out_of_fold: Mapping[str, np.ndarray]) -> Iterator
 
 
 def unlabeled(workdir: Path, iteration: int) -> Iterator[Seen]:
-    """Yields the unlabelled images with the teacher's answers and, where known, the student's."""
+    """Yields the unlabeled images with the teacher's answers and, where known, the student's."""
     directory = workdir / f"pseudo_labeled_{iteration}"
     summary = workdirs.require_finished(
         directory,

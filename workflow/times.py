@@ -70,7 +70,7 @@ def kind(training: Planned) -> str:
 
 
 def measurable(training: Planned) -> int:
-    """Returns how many labelled images of a step to measure; 0 where the image size is unknown."""
+    """Returns how many labeled images of a step to measure; 0 where the image size is unknown."""
     batch, parts = training.values["batch_size"], training.values.get("accumulation", 1)
     if not training.size:
         return 0

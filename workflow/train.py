@@ -178,7 +178,7 @@ def resolve(
       config: the recipe.
       section: the name of its train section; `preprocessing` in it overrides the recipe's.
       data: a finished data directory.
-      init: weights; their network and normalisation replace the section's and the recipe's. See
+      init: weights; their network and normalization replace the section's and the recipe's. See
         `weights.pretrained`.
       iteration: tells trainings of one recipe apart, in their seeds.
 
@@ -206,7 +206,7 @@ def resolve(
     _require_whole_parts(section, values)
     _check(method, section, values, bool(init))
     if trained:
-        # The weights need the normalisation of their training: other numbers are another network.
+        # The weights need the normalization of their training: other numbers are another network.
         preprocessing.update({"mean": trained.preprocessing.mean, "std": trained.preprocessing.std})
         set_model(method.networks(values), values, trained.architecture)
     resolved = {
@@ -400,7 +400,7 @@ def describe(
     length = resolving.length(given_values, counts["labeled"], values["batch_size"])
     warning = _check(method, section, values, bool(init))
     lines = [
-        f"{counts['labeled']:,} labelled and {counts['unlabeled']:,} unlabelled images,"
+        f"{counts['labeled']:,} labeled and {counts['unlabeled']:,} unlabeled images,"
         f" {counts['classes']:,} classes"
     ]
     networks, weights = method.networks(values), ""

@@ -137,7 +137,7 @@ def _over_bounds(results: dict[str, dict[str, Any]]) -> list[str]:
 
 
 def _images(count: int, size: int) -> np.ndarray:
-    """Returns coarse coloured patches, float32 (count, size, size, 3) in 0-255.
+    """Returns coarse colored patches, float32 (count, size, size, 3) in 0-255.
 
     Fine noise would look the same to a network in every image.
     """
@@ -278,7 +278,7 @@ def check_gradients(name: str, workdir: Path) -> dict[str, Any]:
     largest = max(float(np.abs(value).max()) for value in exact.values())
 
     def deviations(found: dict[str, np.ndarray]) -> dict[str, float]:
-        # A gradient that is zero but for rounding (a shift before batch normalisation has one) is
+        # A gradient that is zero but for rounding (a shift before batch normalization has one) is
         # compared with the largest of all.
         scales = {
             key: max(float(np.abs(value).max()), 1e-3 * largest) for key, value in exact.items()

@@ -113,7 +113,7 @@ def _tensor(images: np.ndarray) -> Any:
 def settle(model: Any, images: np.ndarray) -> None:
     """Sets random scales and shifts, and moving averages that fit the activations.
 
-    The activations are those of the normalised `images` (B, H, W, 3). Channels that hardly vary are
+    The activations are those of the normalized `images` (B, H, W, 3). Channels that hardly vary are
     not blown up to unit variance: a deep random network is chaotic enough to turn a last bit at the
     input into half a logit.
     """
@@ -131,7 +131,7 @@ def settle(model: Any, images: np.ndarray) -> None:
 
 
 def logits(model: Any, images: np.ndarray, *, bfloat16: bool = False) -> np.ndarray:
-    """Returns logits, float32 (B, K), of normalised images (B, H, W, 3), sixteen at a time.
+    """Returns logits, float32 (B, K), of normalized images (B, H, W, 3), sixteen at a time.
 
     `bfloat16`: computes under autocast.
     """

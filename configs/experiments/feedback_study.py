@@ -13,10 +13,10 @@ def get_config() -> ConfigDict:
     config.seed = 0
     config.batch_sizes = (4, 16, 64, 256)  # B_u
     config.draws = 400  # draws of pseudo-labels for each batch
-    config.batches = 5  # batches of unlabelled images; median and range are reported
+    config.batches = 5  # batches of unlabeled images; median and range are reported
     config.hidden = 32  # hidden units of teacher and student
     config.learning_rate = 0.1  # the student's
-    config.labeled = 50  # labelled images, all in every step
+    config.labeled = 50  # labeled images, all in every step
     config.teacher_steps = 100  # steps of the teacher on these images, beforehand
     config.student_steps = 100  # steps of the student on the teacher's labels, beforehand
     return config

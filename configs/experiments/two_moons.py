@@ -1,4 +1,4 @@
-"""Two moons with 6 labelled points of 2,000: who finds the two clusters, and how often?
+"""Two moons with 6 labeled points of 2,000: who finds the two clusters, and how often?
 
     # what works
     ./run_experiment.sh two_moons --config=configs/experiments/two_moons.py --workdir=runs/two_moons
@@ -25,11 +25,11 @@ def method(**overrides: Any) -> ConfigDict:
     """Returns one method; a loss factor of 0 leaves that loss out of the teacher's."""
     config = ConfigDict()
     config.steps = 40_000
-    config.batch_size = 32  # unlabelled points a step; every step has all 6 labelled points
+    config.batch_size = 32  # unlabeled points a step; every step has all 6 labeled points
     config.learning_rate = 1.0  # of teacher and student
     config.schedule = "constant"  # or cosine, from the learning rate to 0
     config.init_scale = 0.1  # weights and biases are uniform in ± this
-    config.supervised = 1.0  # factor of the teacher's loss on the labelled points
+    config.supervised = 1.0  # factor of the teacher's loss on the labeled points
     # factor of the feedback's loss; 1 gives the true gradient, except with the estimator cosine
     config.feedback = 0.0
     # soft: h of each point and class. dot_product (eq. 12) and cosine (C.3): one number a step

@@ -41,10 +41,10 @@ def get_config() -> ConfigDict:
     """
     shared = base.get_config()
     config = ConfigDict({name: shared[name] for name in SHARED})
-    # for `reduced`: every unlabelled image once
+    # for `reduced`: every unlabeled image once
     config.balance.update({"threshold": 0.0, "balance": False})
     config.train = train_section()
-    # Fine-tuning of the student on labelled images: SGD at a fixed learning rate of 1e-5, batch
+    # Fine-tuning of the student on labeled images: SGD at a fixed learning rate of 1e-5, batch
     # size 512, 1,000 steps for CIFAR-10 and SVHN (Section 3.2).
     config.finetune.epochs = None
     config.finetune.update(

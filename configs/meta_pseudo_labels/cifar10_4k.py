@@ -1,4 +1,4 @@
-"""Meta Pseudo Labels on CIFAR-10 with 4,000 labelled images and a Wide ResNet 28-2.
+"""Meta Pseudo Labels on CIFAR-10 with 4,000 labeled images and a Wide ResNet 28-2.
 
     ./run_prepare_data.sh --config=configs/meta_pseudo_labels/cifar10_4k.py --labeled=DIR \
         --workdir=W/data
@@ -9,10 +9,10 @@
 
 For DIR see docs/data.md. The paper reaches 96.11 ± 0.07 % (Pham et al. 2021, Section 3.2).
 
-`:paper` (default) takes the network, the split (4,000 labelled, 41,000 others, 5,000 set aside) and
+`:paper` (default) takes the network, the split (4,000 labeled, 41,000 others, 5,000 set aside) and
 the fine-tuning from the paper's main text. The main text is silent on the rest: both variants take
 it from the command in the release's README. `:release` also has the release's network and
-unlabelled images (all 50,000).
+unlabeled images (all 50,000).
 
 Both draw hard labels and have one h a step. `:paper` takes the cosine of the two gradients of eq.
 12, minus its moving average (Appendix C.3). `:release` takes the released difference of losses,

@@ -1,4 +1,4 @@
-"""Meta Pseudo Labels on scikit-learn's handwritten digits, 50 of them labelled.
+"""Meta Pseudo Labels on scikit-learn's handwritten digits, 50 of them labeled.
 
     ./run_prepare_data.sh --config=configs/meta_pseudo_labels/digits.py --workdir=W/data
     ./run_meta_pseudo_labels.sh --config=configs/meta_pseudo_labels/digits.py --data=W/data \
@@ -69,6 +69,6 @@ def get_config(name: str = "full") -> ConfigDict:
         # for all images.
         train.teacher.schedule.base = 0.05
         config.pseudo_label.views = 0  # the clean image
-        # every unlabelled image once, as in the full method
+        # every unlabeled image once, as in the full method
         config.balance.update({"threshold": 0.0, "balance": False})
     return config

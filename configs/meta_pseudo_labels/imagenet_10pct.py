@@ -10,7 +10,7 @@
 For IMAGENET see docs/data.md. The paper reaches 73.89 % top-1 and 91.38 % top-5 (Pham et al. 2021,
 Section 3.2).
 
-The main text gives the network, the resolution, the split (128,000 labelled, all others unlabelled)
+The main text gives the network, the resolution, the split (128,000 labeled, all others unlabeled)
 and the fine-tuning. The rest is the command in the release's README. It looks like a draft (it
 names CIFAR-10's data and two batch sizes), so the values are unverified, and `:release` is the same
 recipe. Its feedback is the paper's, too, because the release's difference of losses is mostly

@@ -1,4 +1,4 @@
-"""Meta Pseudo Labels on all of ImageNet and a large unlabelled corpus.
+"""Meta Pseudo Labels on all of ImageNet and a large unlabeled corpus.
 
     ./run_prepare_data.sh --config=configs/meta_pseudo_labels/imagenet_jft.py:resnet50 \
         --labeled=IMAGENET --unlabeled=POOL --workdir=W/data
@@ -12,7 +12,7 @@ The variants are those of Pham et al. 2021, Sections 3.3 and 4:
             (11 days on 2,048 TPUv3 cores)
 `:b6_wide`  90.0 % with EfficientNet-B6-Wide (10 days)
 
-The unlabelled images are a selection of the pool. T is an EfficientNet-B0, or another classifier of
+The unlabeled images are a selection of the pool. T is an EfficientNet-B0, or another classifier of
 ImageNet. The training reads the images selected, with their copies, in place of the whole pool:
 
     C=--config=configs/meta_pseudo_labels/imagenet_jft.py:resnet50
@@ -25,7 +25,7 @@ L2 and B6-Wide it is Noisy Student's selection (Section 4), which a run of its r
 `pseudo_labeled_0`.
 
 The main text gives network, resolution, batch sizes, steps and the steps of the fine-tuning. For
-the ResNet-50 it also gives the 25,000 labelled images set aside and the learning rate of the
+the ResNet-50 it also gives the 25,000 labeled images set aside and the learning rate of the
 fine-tuning (Section 3.3). L2 and B6-Wide have the whole training set (Section 4). The batch size of
 the fine-tuning, and its learning rate for L2 and B6-Wide, are this project's. The ResNet-50's
 learning rates, losses and augmentation are those of `imagenet_10pct.py`.

@@ -1,4 +1,4 @@
-"""Meta Pseudo Labels on SVHN with 1,000 labelled images and a Wide ResNet 28-2.
+"""Meta Pseudo Labels on SVHN with 1,000 labeled images and a Wide ResNet 28-2.
 
     ./run_prepare_data.sh --config=configs/meta_pseudo_labels/svhn_1k.py --labeled=DIR \
         --unlabeled=DIR --workdir=W/data

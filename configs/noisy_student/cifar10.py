@@ -1,4 +1,4 @@
-"""Noisy Student on CIFAR-10 with 4,000 labelled images, the other 46,000 unlabelled.
+"""Noisy Student on CIFAR-10 with 4,000 labeled images, the other 46,000 unlabeled.
 
     ./run_noisy_student.sh --config=configs/noisy_student/cifar10.py --labeled=DIR --workdir=W
 

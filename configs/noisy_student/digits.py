@@ -1,4 +1,4 @@
-"""Noisy Student on scikit-learn's handwritten digits, 50 of them labelled: the quick start's job.
+"""Noisy Student on scikit-learn's handwritten digits, 50 of them labeled: the quick start's job.
 
     ./run_noisy_student.sh --config=configs/noisy_student/digits.py --workdir=runs/digits
 
@@ -6,7 +6,7 @@ It reaches 96.05 % of the test images (five seeds, std 2.42; the teacher 91.85 %
 minutes on 2 cores: README, `./run_quickstart.sh --seeds=5`.
 
 The data are 1,797 real images of 8x8 pixels. 400 are the test, the same whatever the seed; 5 a
-class are labelled, and the others are unlabelled. 400 crops of two photographs are unlabelled, too;
+class are labeled, and the others are unlabeled. 400 crops of two photographs are unlabeled, too;
 the confidence threshold is there to keep them out.
 """
 
@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from configs.noisy_student import base
 
 # What survives being drawn by another hand: position, slant, thickness. No flip, no inversion, no
-# colour.
+# color.
 OPS = (
     "Rotate",
     "ShearX",

@@ -3,13 +3,13 @@
     ./run_noisy_student.sh --config=configs/noisy_student/image_folder.py \
         --labeled=DIR --unlabeled=DIR --workdir=W [--test=DIR]
 
-DIR/<class>/*.jpg are the labelled images. Every image below the unlabelled folder is unlabelled.
+DIR/<class>/*.jpg are the labeled images. Every image below the unlabeled folder is unlabeled.
 
 By default every training fine-tunes EfficientNet-Lite0 from published weights at 160 pixels. The
 weights come with the project, and a machine without a GPU is enough. Where TensorFlow sees a GPU,
 the commands that run all stages take B0 from ImageNet weights at 224 pixels, which they download
 (workflow/by_device.py). One line says so, and a begun run keeps its network. `:lite0` is the same
-on every machine. A labelled batch is 32 to 256 images. A training makes 60 passes over the labelled
+on every machine. A labeled batch is 32 to 256 images. A training makes 60 passes over the labeled
 images, but no fewer than 200 steps. With `--init=imagenet:b2` and the like it fine-tunes other
 weights, with their network (docs/models.md).
 
@@ -19,7 +19,7 @@ weights, with their network (docs/models.md).
 steps; the other networks halve an image five times. Few images are not enough to train B0 from
 random weights. `./run_benchmarks.sh train_step` and `--dry_run` tell how long it takes here.
 
-With fewer than 1,000 labelled images besides those of the test, cross-fitting chooses the served
+With fewer than 1,000 labeled images besides those of the test, cross-fitting chooses the served
 model and trains everything two more times (docs/evaluation.md, "Which model is served").
 `--config.crossfit.folds=0` turns it off.
 
@@ -50,7 +50,7 @@ def get_config(name: str = "") -> ConfigDict:
     if name not in NAMES:
         raise ValueError(f"image_folder.py:{name}: the names are {', '.join(NAMES)}")
     config.iterations = 2
-    # Images to choose the served model by: a fifth of the labelled ones, or cross-fitting where
+    # Images to choose the served model by: a fifth of the labeled ones, or cross-fitting where
     # that is less than 200.
     del config.data.validation_size
     config.data.validation_size = placeholder(int)

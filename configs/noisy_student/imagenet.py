@@ -1,4 +1,4 @@
-"""Noisy Student on ImageNet with a large unlabelled corpus (the paper: JFT, 300 million images).
+"""Noisy Student on ImageNet with a large unlabeled corpus (the paper: JFT, 300 million images).
 
     ./run_noisy_student.sh --config=configs/noisy_student/imagenet.py:b7 --labeled=IMAGENET \
         --unlabeled=tar:POOL --workdir=W
@@ -110,7 +110,7 @@ def get_config(name: str = "b0") -> ConfigDict:
     )
     config.expected.update({"labeled": 1_281_167, "unlabeled": 300_000_000, "classes": 1000})
     config.balance.images_per_class = 130_000
-    # An EfficientNet-B0 selects the unlabelled images, once; every later teacher labels the
+    # An EfficientNet-B0 selects the unlabeled images, once; every later teacher labels the
     # selected images (Section 3.1).
     config.selection = "once"
     # Pseudo-labels by the folded graph, in the precision that the teacher was trained in
@@ -119,7 +119,7 @@ def get_config(name: str = "b0") -> ConfigDict:
     config.teacher = section(*chain[0])
     if chain[0] != ("b0", 0):
         config.selector = section("b0", 0)
-        # A variant's change of the labelling, such as Table 6's noise, does not apply to the
+        # A variant's change of the labeling, such as Table 6's noise, does not apply to the
         # selection.
         config.pseudo_label_0 = config.pseudo_label.copy_and_resolve_references()
     config.student = section(*chain[-1])

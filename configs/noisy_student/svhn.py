@@ -1,4 +1,4 @@
-"""Noisy Student on SVHN: 69,257 labelled digits, the 531,131 `extra` images unlabelled.
+"""Noisy Student on SVHN: 69,257 labeled digits, the 531,131 `extra` images unlabeled.
 
     ./run_noisy_student.sh --config=configs/noisy_student/svhn.py --labeled=DIR \
         --unlabeled=DIR --workdir=W

@@ -23,7 +23,7 @@ def get_config() -> ConfigDict:
     """Returns the study."""
     return base.study(
         "Confidence bands",
-        "Unlabelled images of a confidence above 0.7, or from 0.2 to 0.7, with soft (temperature 1)"
+        "Unlabeled images of a confidence above 0.7, or from 0.2 to 0.7, with soft (temperature 1)"
         " or hard pseudo-labels.",
         claims=(
             ("high_soft", "teacher", "images of high confidence help with soft labels"),

@@ -53,7 +53,7 @@ def one_student(**runs: tuple[str, ...]) -> dict[str, Any]:
 
 
 def short(*sections: str) -> tuple[str, ...]:
-    """Returns flags that leave one pass over the labelled images of 32 pixels, for a smoke test."""
+    """Returns flags that leave one pass over the labeled images of 32 pixels, for a smoke test."""
     values = {f"{section}.epochs": 1.0 for section in sections}
     values |= {f"{section}.min_steps": 0 for section in sections}
     values["preprocessing.image_size"] = 32

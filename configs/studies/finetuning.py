@@ -3,8 +3,8 @@
 ./run_experiment.sh study --config=configs/studies/finetuning.py --labeled=PHOTOS \
     --workdir=runs/studies/finetuning
 
-`PHOTOS/CLASS/*` are labelled photographs of one set. 50 images of each class are put aside as the
-test, and no run looks at them. A seed draws 300 validation images, and 20 labelled ones of each
+`PHOTOS/CLASS/*` are labeled photographs of one set. 50 images of each class are put aside as the
+test, and no run looks at them. A seed draws 300 validation images, and 20 labeled ones of each
 class. `finetuning.py:smoke` shows all of it at work, in tiny trainings whose numbers mean nothing.
 
 Every run is supervised fine-tuning by `configs/supervised/image_folder.py:lite0`, the teacher of
@@ -39,7 +39,7 @@ CHANGES = {
 
 
 def get_config(name: str = "20") -> ConfigDict:
-    """Returns the study; `name`: labelled images of each class, or smoke."""
+    """Returns the study; `name`: labeled images of each class, or smoke."""
     smoke = name == "smoke"
     if not smoke and not name.isdecimal():
         raise ValueError(f"finetuning.py:{name}: it takes a number of images a class, or smoke")

@@ -1,9 +1,9 @@
-"""Labelled and pseudo-labelled images together, or one after the other?
+"""Labeled and pseudo-labeled images together, or one after the other?
 
 ./run_experiment.sh study --config=configs/studies/joint.py --workdir=runs/studies/joint
 
 The question is that of Xie et al. 2020, Section 5. `apart` takes the student's steps on the
-pseudo-labelled images alone, and then fine-tunes on the labelled images. The fine-tuning has the
+pseudo-labeled images alone, and then fine-tunes on the labeled images. The fine-tuning has the
 section `finetune_student`; nobody has tuned its values. `apart_longer` is fine-tuned for four times
 as long.
 """
@@ -18,8 +18,8 @@ def get_config() -> ConfigDict:
     apart = ("--config.student.labeled=False",)
     return base.study(
         "Joint training",
-        "Trained on labelled and pseudo-labelled images together, or on the pseudo-labelled ones"
-        " alone and then fine-tuned on the labelled ones, in 200 or 800 steps.",
+        "Trained on labeled and pseudo-labeled images together, or on the pseudo-labeled ones"
+        " alone and then fine-tuned on the labeled ones, in 200 or 800 steps.",
         claims=(
             ("joint", "apart", "joint training is better than pre-training and fine-tuning"),
             (

@@ -3,9 +3,9 @@
 ./run_experiment.sh study --config=configs/studies/long_tail.py --labeled=PHOTOS \
     --workdir=runs/studies/long_tail
 
-`PHOTOS/CLASS/*` are labelled photographs of one set. 50 images of each class are the test, the same
+`PHOTOS/CLASS/*` are labeled photographs of one set. 50 images of each class are the test, the same
 for every seed, so top-1 is the balanced accuracy. The largest class keeps 40 labels, the smallest
-one a tenth of that, and the images that become unlabelled fall in the same proportions
+one a tenth of that, and the images that become unlabeled fall in the same proportions
 (`data.long_tail`, docs/data.md). `long_tail.py:20` makes the ratio 20. `long_tail.py:smoke` shows
 all of it at work, in tiny trainings whose numbers mean nothing.
 

@@ -1,4 +1,4 @@
-"""Meta Pseudo Labels against its parts and against other methods, on 50 labelled digits.
+"""Meta Pseudo Labels against its parts and against other methods, on 50 labeled digits.
 
 W=runs/studies/meta_pseudo_labels
 ./run_experiment.sh study --config=configs/studies/meta_pseudo_labels.py --workdir=$W
@@ -87,7 +87,7 @@ def by_sgd(*sections: str) -> tuple[str, ...]:
         "schedule.base": schedule.base,
         "schedule.warmup_epochs": float(
             schedule.warmup_steps
-        ),  # an epoch is one batch of all 50 labelled images
+        ),  # an epoch is one batch of all 50 labeled images
         **{key: train[key] for key in ("label_smoothing", "weight_decay")},
     }
     return tuple(
@@ -168,7 +168,7 @@ def get_config(name: str = "all") -> ConfigDict:
         readings.append(("mpl_finetuned", "mpl", "models.finetuned.top1"))
     config = base.study(
         f"Meta Pseudo Labels, {name}",
-        "A training has 1,000 steps of 50 labelled images and, where it learns from unlabelled"
+        "A training has 1,000 steps of 50 labeled images and, where it learns from unlabeled"
         " ones, 100 of these, unless its name says otherwise. Supervised learning and Noisy Student"
         " train by RMSProp, as the latter's recipe does; UDA, Meta Pseudo Labels, and what is"
         " called sgd, by SGD with Nesterov's momentum.",
@@ -252,6 +252,6 @@ CLAIMS = (
     ("mpl", "uda_released", "the recipe's weight of UDA is better than the release's 8"),
     ("mpl_without_uda", "no_uda_no_h", "without UDA the feedback helps"),
     ("mpl", "no_label_smoothing", "label smoothing helps"),
-    ("mpl", "ratio_1", "two unlabelled images to a labelled one are better than one"),
+    ("mpl", "ratio_1", "two unlabeled images to a labeled one are better than one"),
     ("ratio_4", "mpl", "four are better than two"),
 )

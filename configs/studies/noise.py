@@ -3,8 +3,8 @@
 ./run_experiment.sh study --config=configs/studies/noise.py --workdir=runs/studies/noise
 ./run_experiment.sh study --config=configs/studies/noise.py:small --workdir=runs/studies/noise_small
 
-Noise is removed on the unlabelled images only; another condition has a noised teacher. `:small` has
-an eighth of the unlabelled images.
+Noise is removed on the unlabeled images only; another condition has a noised teacher. `:small` has
+an eighth of the unlabeled images.
 """
 
 from ml_collections import ConfigDict
@@ -17,15 +17,15 @@ def get_config(name: str = "all") -> ConfigDict:
     if name not in ("all", "small"):
         raise ValueError(f"noise.py:{name}: the names are all, small")
     config = base.study(
-        "Noise" if name == "all" else "Noise, with an eighth of the unlabelled images",
-        "Augmentation, then dropout and stochastic depth, left out on the student's unlabelled"
+        "Noise" if name == "all" else "Noise, with an eighth of the unlabeled images",
+        "Augmentation, then dropout and stochastic depth, left out on the student's unlabeled"
         " images; and a teacher with all three.",
         claims=(
             ("noisy_student", "teacher", "a noisy student is better than its teacher"),
             (
                 "noisy_student",
                 "without_augmentation",
-                "augmentation of the unlabelled images helps",
+                "augmentation of the unlabeled images helps",
             ),
             ("without_augmentation", "without_noise", "dropout and stochastic depth on them help"),
             ("noisy_student", "noised_teacher", "an unnoised teacher is better than a noised one"),

@@ -1,11 +1,11 @@
-"""Compares methods on few labelled photographs, all from the same published weights.
+"""Compares methods on few labeled photographs, all from the same published weights.
 
 ./run_experiment.sh study --config=configs/studies/photographs.py --labeled=PHOTOS \
     --workdir=runs/studies/photographs
 
-`PHOTOS/CLASS/*` are labelled photographs of one set. 50 images of each class are the test, the same
+`PHOTOS/CLASS/*` are labeled photographs of one set. 50 images of each class are the test, the same
 for every seed. A seed draws 20 others of each class, which keep their labels; the rest is
-unlabelled. No image is on two sides, images that look alike included. Identical images that have
+unlabeled. No image is on two sides, images that look alike included. Identical images that have
 several classes are left out. With `--test=DIR` the images of DIR are the test, and
 `--unlabeled=DIR` adds images to the rest. `photographs.py:10` keeps 10 labels a class.
 `photographs.py:smoke` shows all of it at work, in tiny trainings; their numbers mean nothing.
@@ -36,7 +36,7 @@ NAME = "image_folder.py:lite0"
 SPLIT = (
     "--config.data.labeled_as_unlabeled=rest",
     "--config.data.test_per_class=50",
-    "--config.data.validation_size=0",  # it would be taken from images that count as unlabelled
+    "--config.data.validation_size=0",  # it would be taken from images that count as unlabeled
     "--config.data.on_error=skip",
 )
 METHODS = {
@@ -78,12 +78,12 @@ CLAIMS = (
 
 
 def get_config(name: str = "20") -> ConfigDict:
-    """Returns the study; `name`: labelled images a class, or smoke."""
+    """Returns the study; `name`: labeled images a class, or smoke."""
     if name != "smoke" and not name.isdecimal():
         raise ValueError(f"photographs.py:{name}: it takes a number of images a class, or smoke")
     config = base.study(
         "Photographs" if name != "smoke" else "Photographs, smoke test",
-        f"{2 if name == 'smoke' else name} labelled images a class; the test images are the same "
+        f"{2 if name == 'smoke' else name} labeled images a class; the test images are the same "
         "for all seeds. Every training fine-tunes EfficientNet-Lite0 from published weights.",
         recipe=f"configs/noisy_student/{NAME}",
         flags=(f"--config.data.labeled_per_class={2 if name == 'smoke' else name}", *SPLIT),
@@ -109,7 +109,7 @@ def get_config(name: str = "20") -> ConfigDict:
 
 
 def _short(run: str) -> tuple[str, ...]:
-    """Returns flags that leave one pass over the labelled images of each training."""
+    """Returns flags that leave one pass over the labeled images of each training."""
     values = {
         f"{section}.{key}": value
         for section in SHORT.get(run, ())

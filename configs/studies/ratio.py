@@ -1,4 +1,4 @@
-"""Compares ratios of unlabelled to labelled images in a batch (Xie et al. 2020, Section 3.1)
+"""Compares ratios of unlabeled to labeled images in a batch (Xie et al. 2020, Section 3.1)
 
 ./run_experiment.sh study --config=configs/studies/ratio.py --workdir=runs/studies/ratio
 
@@ -13,10 +13,10 @@ from configs.studies import base
 def get_config() -> ConfigDict:
     """Returns the study."""
     return base.study(
-        "Unlabelled batch",
-        "Unlabelled images to a labelled one in a batch; the number of steps stays.",
+        "Unlabeled batch",
+        "Unlabeled images to a labeled one in a batch; the number of steps stays.",
         claims=(
-            ("ratio_4", "ratio_1", "a larger unlabelled batch helps"),
+            ("ratio_4", "ratio_1", "a larger unlabeled batch helps"),
             ("ratio_8", "ratio_4", "a yet larger one helps"),
         ),
         **base.one_student(

@@ -25,7 +25,7 @@ L1 = {"network": "l1", "parameters": 273e6, "image_size": 380, "unlabeled_ratio"
 L2 = {"network": "l2", "parameters": 480e6, "image_size": 475, "unlabeled_ratio": 3}
 B7 = {"network": "b7", "parameters": 66e6, "image_size": 600, "unlabeled_ratio": 3}
 SAME_RATIO = "student.unlabeled_ratio=1"
-"""Section 3.1: models smaller than B7 take as many unlabelled images as labelled ones."""
+"""Section 3.1: models smaller than B7 take as many unlabeled images as labeled ones."""
 TABLE_9 = "Table 9; Sections 3.1 and 3.2"
 TUNED = {"labeled_augmentation": False, "epochs": 1.5}
 CHAIN = (
@@ -188,7 +188,7 @@ ROWS = (
     ),
     *_amounts(),
     Row(
-        "Table 8, as a study: amount of unlabelled data",
+        "Table 8, as a study: amount of unlabeled data",
         "`configs/studies/amount.py`: `balance.fraction`, of the pool before balancing",
         READY,
         commands=(study("amount.py"),),

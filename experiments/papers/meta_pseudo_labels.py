@@ -272,14 +272,14 @@ RESULTS = (
             study(f"meta_pseudo_labels.py{name}") for name in ("", ":small", ":methods")
         ),
         ran=("docs/meta_pseudo_labels_results.md#digits-50-labels",),
-        why="on 50 labelled digits",
+        why="on 50 labeled digits",
     ),
     Row(
         "Table 2, the ablations as a study",
         "`configs/studies/meta_pseudo_labels.py:ablations`",
         READY,
         commands=(study("meta_pseudo_labels.py:ablations"),),
-        why="a stand-in, on 50 labelled digits",
+        why="a stand-in, on 50 labeled digits",
     ),
     Row(
         "Section 3.3: 12,800 images a class of JFT, the most probable",
@@ -341,8 +341,8 @@ RESULTS = (
         numbers=ON_JFT,
     ),
     Row(
-        "Section 3.3, 500,000 steps are about 160 epochs of the unlabelled set",
-        "1,280 epochs of 12.8 million images at 32,768; 160 at the labelled batch of 4,096",
+        "Section 3.3, 500,000 steps are about 160 epochs of the unlabeled set",
+        "1,280 epochs of 12.8 million images at 32,768; 160 at the labeled batch of 4,096",
         DRY_RUN,
         commands=pair("imagenet_jft.py:resnet50", JFT)[1:2],
         numbers=ON_JFT[1:3],
@@ -391,7 +391,7 @@ REST = (
         STAND_IN,
         commands=pair("digits.py", "")[2:],
         ran=("docs/meta_pseudo_labels_results.md#digits-50-labels",),
-        why="on 50 labelled digits",
+        why="on 50 labeled digits",
     ),
     Row(
         "Appendix E: Reduced Meta Pseudo Labels",

@@ -340,7 +340,7 @@ ROWS = (
         "`configs/studies/noise.py`",
         STAND_IN,
         commands=(study("noise.py"), study("noise.py:small")),
-        ran=("docs/results.md#noise", "docs/results.md#with-an-eighth-of-the-unlabelled-images"),
+        ran=("docs/results.md#noise", "docs/results.md#with-an-eighth-of-the-unlabeled-images"),
         why="on the digits, with their recipe's ratio of 4; the paper's ratio is 1",
     ),
     *REST,

@@ -45,7 +45,7 @@ L2_LOOP = (
 
 METHOD = (
     Row(
-        "Algorithm 1, step 1: the teacher, cross entropy on labelled images",
+        "Algorithm 1, step 1: the teacher, cross entropy on labeled images",
         "`noisy_student/model.py`, `NoisyStudent.train_step` on `(x, y)`; `run_teacher.sh`",
         RUN,
         commands=(test("noisy_student/test_model.py"),),
@@ -119,7 +119,7 @@ METHOD = (
 
 SETUP = (
     Row(
-        "Section 3.1, labelled data: ImageNet",
+        "Section 3.1, labeled data: ImageNet",
         "`data/imagenet.py`",
         STAND_IN,
         commands=(test("data/test_archives.py"),),
@@ -127,13 +127,13 @@ SETUP = (
         why="on archives of the real layout with other images",
     ),
     Row(
-        "Section 3.1, unlabelled data: JFT",
+        "Section 3.1, unlabeled data: JFT",
         "any archive, folder or TFRecords in its place: [data.md](data.md)",
         IMPOSSIBLE,
         why="JFT is not public",
     ),
     Row(
-        "Section 3.1, the validation images filtered out of the unlabelled ones",
+        "Section 3.1, the validation images filtered out of the unlabeled ones",
         "`data/duplicates.py`, `Seen`; `data/repeats.py`, `Unseen`",
         RUN,
         commands=(test("data/test_duplicates.py"), test("data/test_repeats.py")),
@@ -148,7 +148,7 @@ SETUP = (
         why="the 81M are a count of JFT's",
     ),
     Row(
-        "Section 3.1, an EfficientNet-B0 selects the unlabelled images once; all teachers label"
+        "Section 3.1, an EfficientNet-B0 selects the unlabeled images once; all teachers label"
         " that set",
         "`selection=once` and the section `selector` of `configs/noisy_student/imagenet.py`; "
         "`workflow/relabel.py`; `--selection` of `run_pseudo_label.sh` and `run_balance.sh`",
@@ -191,7 +191,7 @@ SETUP = (
         for batch in (512, 1024)
     ),
     Row(
-        "Section 3.1, one concatenated batch, unlabelled batch 14 or 28 times the labelled",
+        "Section 3.1, one concatenated batch, unlabeled batch 14 or 28 times the labeled",
         "`NoisyStudent.train_step`; `unlabeled_ratio`",
         DRY_RUN,
         commands=(loop("l2"), study("ratio.py")),

@@ -30,7 +30,7 @@ def pixels(png, mode="RGB"):
 
 
 RGB = PIL.Image.fromarray(PIXELS)
-GREY = RGB.convert("L")
+GRAY = RGB.convert("L")
 
 
 @pytest.mark.parametrize(
@@ -39,7 +39,7 @@ GREY = RGB.convert("L")
         (RGB, "webp", {"lossless": True}),
         (RGB, "tiff", {}),
         (RGB.convert("CMYK"), "tiff", {}),
-        (GREY, "tiff", {"compression": "tiff_lzw"}),
+        (GRAY, "tiff", {"compression": "tiff_lzw"}),
         (RGB.quantize(9), "bmp", {}),
         (RGB.convert("1"), "bmp", {}),
         (RGB, "jpeg2000", {"irreversible": False}),
@@ -63,7 +63,7 @@ def test_depth_transparency_and_orientation_are_kept():
         pixels(to_png(encoded(PIL.Image.fromarray(deep), "tiff")), "I"), deep
     )
     clear = RGB.convert("RGBA")
-    clear.putalpha(GREY)
+    clear.putalpha(GRAY)
     found = pixels(to_png(encoded(clear, "webp", lossless=True, exact=True)), "RGBA")
     np.testing.assert_array_equal(found, np.asarray(clear))
     exif = PIL.Image.Exif()
@@ -76,8 +76,8 @@ def test_depth_transparency_and_orientation_are_kept():
 
 @pytest.mark.skipif(not PIL.features.check("avif"), reason="this Pillow reads no AVIF")
 def test_avif():
-    found = pixels(to_png(encoded(GREY.resize((64, 64)), "avif", quality=100)), "L")
-    assert np.abs(found.astype(int) - np.asarray(GREY.resize((64, 64)))).mean() < 4
+    found = pixels(to_png(encoded(GRAY.resize((64, 64)), "avif", quality=100)), "L")
+    assert np.abs(found.astype(int) - np.asarray(GRAY.resize((64, 64)))).mean() < 4
 
 
 def test_why_not(monkeypatch):
@@ -104,9 +104,9 @@ def test_heic_needs_a_package(monkeypatch):
 def test_heic():
     pillow_heif = pytest.importorskip("pillow_heif")
     buffer = io.BytesIO()
-    pillow_heif.from_pillow(GREY.resize((64, 64)).convert("RGB")).save(buffer, quality=100)
+    pillow_heif.from_pillow(GRAY.resize((64, 64)).convert("RGB")).save(buffer, quality=100)
     found = pixels(to_png(buffer.getvalue()), "L")
-    assert np.abs(found.astype(int) - np.asarray(GREY.resize((64, 64)))).mean() < 4
+    assert np.abs(found.astype(int) - np.asarray(GRAY.resize((64, 64)))).mean() < 4
     assert "it is HEIC and cannot be read" in to_png(HEIC)
 
 

@@ -61,7 +61,7 @@ def test_a_corrected_label_changes_what_is_prepared(folders):
         [
             (folders / "labeled" / wrong, "dog"),  # a label that was wrong
             ("labeled/dog/../dog/3.png", "dog"),  # one that was right
-            (folders / "unlabeled/2.png", "cat"),  # an unlabelled image
+            (folders / "unlabeled/2.png", "cat"),  # an unlabeled image
             ("elsewhere/new.png", "dog"),
             (f"labeled/{tested}", "dog"),
         ],

@@ -101,11 +101,11 @@ def test_images_that_are_read_almost_black_are_not_compared_by_their_looks():
 
 
 def test_plain_images_are_compared_by_their_means():
-    grey = examined(*(np.full((80, 80, 3), level, np.uint8) for level in (100, 103, 140)))
-    assert seen_bits(grey[0], *grey[1:]) == {0: 0}
+    gray = examined(*(np.full((80, 80, 3), level, np.uint8) for level in (100, 103, 140)))
+    assert seen_bits(gray[0], *gray[1:]) == {0: 0}
     step = np.full((80, 80, 3), 100, np.uint8)
     step[40:] = 104
-    assert seen_bits(grey[0], *examined(step)) == {}  # one that shows something is no plain one
+    assert seen_bits(gray[0], *examined(step)) == {}  # one that shows something is no plain one
 
 
 def seen_bits(one: Examined, *others: Examined) -> dict[int, str | int]:

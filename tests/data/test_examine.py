@@ -48,7 +48,7 @@ def with_png_size(height: int, width: int) -> bytes:
 def gif(screen: tuple[int, int], *frames: tuple[int, int]) -> bytes:
     """Returns a GIF with frames of the given sizes (width, height).
 
-    Each frame has a table of colours, a comment before it and two pixels in it.
+    Each frame has a table of colors, a comment before it and two pixels in it.
     """
     table = bytes([0, 0, 0, 255, 255, 255])
     content = b"GIF89a" + struct.pack("<HHBBB", *screen, 0x80, 0, 0) + table
@@ -66,7 +66,7 @@ def gif(screen: tuple[int, int], *frames: tuple[int, int]) -> bytes:
 ORIENTED = PIL.Image.Exif()
 ORIENTED[0x0112] = 6  # "turn me by 90 degrees"
 DEEP = (np.arange(120 * 160, dtype=np.uint32).reshape(120, 160) * 3).astype(np.uint16)
-GREY = np.asarray(PIL.Image.fromarray(PHOTO).convert("L"))
+GRAY = np.asarray(PIL.Image.fromarray(PHOTO).convert("L"))
 
 # What becomes of an image that can be used: (file, its pixels, mean difference of them at most).
 USABLE = {
@@ -75,25 +75,25 @@ USABLE = {
         np.repeat((DEEP >> 8)[..., None], 3, -1),
         0,
     ),
-    "grey: three equal channels": (
-        saved(PIL.Image.fromarray(GREY), "png"),
-        np.repeat(GREY[..., None], 3, -1),
+    "gray: three equal channels": (
+        saved(PIL.Image.fromarray(GRAY), "png"),
+        np.repeat(GRAY[..., None], 3, -1),
         0,
     ),
-    "grey BMP": (saved(PIL.Image.fromarray(GREY), "bmp"), np.repeat(GREY[..., None], 3, -1), 0),
+    "gray BMP": (saved(PIL.Image.fromarray(GRAY), "bmp"), np.repeat(GRAY[..., None], 3, -1), 0),
     "transparent: over white": (
-        saved(PIL.Image.fromarray(np.dstack([PHOTO, GREY])), "png"),
-        np.rint(PHOTO * (GREY[..., None] / 255) + 255 - GREY[..., None]),
+        saved(PIL.Image.fromarray(np.dstack([PHOTO, GRAY])), "png"),
+        np.rint(PHOTO * (GRAY[..., None] / 255) + 255 - GRAY[..., None]),
         0,
     ),
     "animated GIF: the first frame": (
         saved(
-            PIL.Image.fromarray(GREY),
+            PIL.Image.fromarray(GRAY),
             "gif",
             save_all=True,
-            append_images=[PIL.Image.fromarray(255 - GREY)] * 3,
+            append_images=[PIL.Image.fromarray(255 - GRAY)] * 3,
         ),
-        np.repeat(GREY[..., None], 3, -1),
+        np.repeat(GRAY[..., None], 3, -1),
         0,
     ),
     "palette PNG": (
@@ -127,20 +127,20 @@ UNUSABLE = {
     "PNG bomb": (with_png_size(20000, 30000), "it claims to have 30000 x 20000 pixels"),
     "palette BMP": (
         saved(PIL.Image.fromarray(PHOTO).quantize(32), "bmp"),
-        "it is a BMP with a table of colours",
+        "it is a BMP with a table of colors",
     ),
     "1-bit BMP": (
         saved(PIL.Image.fromarray(PHOTO).convert("1"), "bmp"),
         "TensorFlow cannot decode it",
     ),
-    "PNG with text before its transparent colours": (
+    "PNG with text before its transparent colors": (
         saved(
             PIL.Image.fromarray(PHOTO).quantize(9),
             "png",
             transparency=3,
             icc_profile=np.random.default_rng(0).bytes(20_000),
         ),
-        "its transparent colours stand behind 16,384 bytes of text",
+        "its transparent colors stand behind 16,384 bytes of text",
     ),
     "WebP": (saved(PIL.Image.fromarray(PHOTO), "webp"), "it is no JPEG, PNG, GIF or BMP"),
     "text": (b"hello, world", "it is no JPEG, PNG, GIF or BMP"),
@@ -174,7 +174,7 @@ def test_odd_images_that_can_be_used(case):
 
 
 def test_the_frames_of_a_gif_are_those_that_pil_wrote():
-    frames = [PIL.Image.fromarray(GREY), PIL.Image.fromarray(255 - GREY)]
+    frames = [PIL.Image.fromarray(GRAY), PIL.Image.fromarray(255 - GRAY)]
     encoded = saved(
         frames[0],
         "gif",

@@ -19,7 +19,7 @@ from workflow import loop
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """Writes two classes of 4 images, 6 unlabelled images, and the data directory `w`."""
+    """Writes two classes of 4 images, 6 unlabeled images, and the data directory `w`."""
     root = tmp_path_factory.mktemp("made")
     for name, first in (("labeled/cat", 10), ("labeled/dog", 30), ("unlabeled", 50)):
         for i in range(4):

@@ -51,7 +51,7 @@ def unusual_images():
     )
     channels = PHOTO.copy()
     channels[..., 1], channels[..., 2] = 255, PHOTO[..., 2] // 128 * 77  # one value, and two
-    tiny = RANDOM[:3, :4]  # fewer pixels than grey levels: nothing to spread
+    tiny = RANDOM[:3, :4]  # fewer pixels than gray levels: nothing to spread
     uneven = np.full([10, 51, 3], 9, np.uint8)
     uneven[5:, :, :] = rng.integers(
         0, 9, [5, 51, 3]
@@ -102,7 +102,7 @@ def test_solarize_add(image, addition):
 
 
 def pil_affine(image, a, b, c, d, e, f):
-    # PIL's coordinates count from pixel corners: its (0.5, 0.5) is the centre that `affine` calls
+    # PIL's coordinates count from pixel corners: its (0.5, 0.5) is the center that `affine` calls
     # (0, 0).
     matrix = (a, b, c + 0.5 - 0.5 * a - 0.5 * b, d, e, f + 0.5 - 0.5 * d - 0.5 * e)
     pil = Image.fromarray(image)
@@ -130,7 +130,7 @@ def test_geometry_is_pils(image, level):
 
 
 @pytest.mark.parametrize("degrees", [-81.0, -15.0, 0.0, 7.3, 90.0, 180.0])
-def test_rotate_turns_about_the_centre_as_pil_does(image, degrees):
+def test_rotate_turns_about_the_center_as_pil_does(image, degrees):
     side = min(image.shape[:2])
     image = (
         image[:side, :side] if degrees == 90.0 else image

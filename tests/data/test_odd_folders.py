@@ -211,7 +211,7 @@ def test_work_directories_below_a_source_are_passed_over(labeled, caplog):
         )
     assert folder(labeled).ignored == {"(work directory)": 3}
     assert f"{finished} is the work directory of a run, and is passed over" in caplog.text
-    write_json(labeled / "dog" / "config.json", {"colour": "brown"})  # somebody's own
+    write_json(labeled / "dog" / "config.json", {"color": "brown"})  # somebody's own
     assert folder(labeled).label_names == ("cat", "dog")
 
 
@@ -239,7 +239,7 @@ SPLIT_ROOTS = {
     ),
     "capitals": (["Training/x/a", "Testing/x/a"], "named as splits"),
     "this project's own": (["all/a", "labeled/a", "test/a"], "as --test"),
-    "labeled and unlabeled": (["labelled/a", "unlabelled/a"], "/labelled as --labeled"),
+    "labeled and unlabeled": (["labeled/a", "unlabeled/a"], "/labeled as --labeled"),
     "the data set's name": (["birds_train/a", "birds_test/a"], "named as splits"),
     "without classes": (["train", "test"], "sort the images of each into folders"),
     "with another folder": (

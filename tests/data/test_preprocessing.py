@@ -76,7 +76,7 @@ def test_jpeg(mode):
     expected = np.asarray(Image.open(io.BytesIO(encoded)).convert("RGB"))
     assert (
         np.abs(decode(encoded).numpy().astype(int) - expected).mean() < 3
-    )  # JPEG decoders differ by a grey level or so
+    )  # JPEG decoders differ by a gray level or so
 
 
 def test_gif_gives_its_first_frame():
@@ -112,7 +112,7 @@ def test_resize_to_the_same_size_changes_nothing():
 
 
 @pytest.mark.parametrize(
-    # side int(S / (S + P) · short side), centred; an odd pixel goes above and to the left
+    # side int(S / (S + P) · short side), centered; an odd pixel goes above and to the left
     "image_size, padding, height, width, expected",
     [
         (224, 32, 375, 500, (24, 86, 328, 328)),
@@ -193,7 +193,7 @@ def test_imagenet_images_are_crops_of_the_whole(file_format):
             random_box(tf.shape(whole), 32, tf.random.split(seed(index), 4)[0])
         ).numpy()
         images.append(train_image(encoded, seed(index), p).numpy())
-        if file_format == "JPEG":  # the colour of the outermost pixels may differ
+        if file_format == "JPEG":  # the color of the outermost pixels may differ
             assert np.abs(images[-1] - expected).mean() < 0.5
             images[-1], expected = images[-1][2:-2, 2:-2], expected[2:-2, 2:-2]
         np.testing.assert_array_equal(images[-1], expected)

@@ -44,7 +44,7 @@ def test_pseudo_labeled_example():
 
 
 def test_records_of_others_are_read():
-    """Reads ImageNet's usual features (labels from 1), and a pseudo-labelled record without a key.
+    """Reads ImageNet's usual features (labels from 1), and a pseudo-labeled record without a key.
 
     The release writes the second kind.
     """

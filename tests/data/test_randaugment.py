@@ -63,7 +63,7 @@ def one(name, image, magnitude, mode="reference", seed=(1, 2), **options):
 def released(name, image, magnitude):
     """Applies the release's formulas in TensorFlow, in its order."""
     level = magnitude / 10
-    grey = tf.image.rgb_to_grayscale(image)
+    gray = tf.image.rgb_to_grayscale(image)
     values = tf.cast(image, tf.float32)
     if name == "AutoContrast":
         low, high = tf.reduce_min(values, [0, 1]), tf.reduce_max(values, [0, 1])
@@ -84,9 +84,9 @@ def released(name, image, magnitude):
             image,
         )
     if name == "Color":
-        degenerate = tf.image.grayscale_to_rgb(grey)
+        degenerate = tf.image.grayscale_to_rgb(gray)
     elif name == "Contrast":
-        counts = tf.histogram_fixed_width(tf.cast(grey, tf.int32), [0, 255], 256)
+        counts = tf.histogram_fixed_width(tf.cast(gray, tf.int32), [0, 255], 256)
         degenerate = tf.cast(
             tf.clip_by_value(tf.reduce_sum(tf.cast(counts, tf.float32)) / 256.0, 0.0, 255.0),
             tf.uint8,

@@ -32,9 +32,9 @@ def opened(folders) -> sources.Source:
     )
 
 
-def icon(shade: int, colour: int = 0) -> np.ndarray:
+def icon(shade: int, color: int = 0) -> np.ndarray:
     """Returns an icon with its shape in the alpha channel alone."""
-    return np.dstack([np.full((12, 10, 3), colour, np.uint8), pixels(shade)[..., 0]])
+    return np.dstack([np.full((12, 10, 3), color, np.uint8), pixels(shade)[..., 0]])
 
 
 def test_a_few_odd_images_are_counted_and_told(folders, caplog):
@@ -90,7 +90,7 @@ def test_images_of_other_kinds_under_a_wrong_name_are_counted(folders, caplog):
     with caplog.at_level("WARNING", "absl"):
         assert len(prepare.open_source(recipe).facts["skipped"]) == 4
     assert (
-        "--unlabeled: 3 WebP, 1 BMP with a table of colours files are passed over; convert them to"
+        "--unlabeled: 3 WebP, 1 BMP with a table of colors files are passed over; convert them to"
         " JPEG or PNG" in caplog.text
     )
 

@@ -20,7 +20,7 @@ from tests.data.recipes import save
 
 @pytest.fixture
 def folders(tmp_path):
-    """Writes two classes of 8 images and 6 unlabelled ones."""
+    """Writes two classes of 8 images and 6 unlabeled ones."""
     for name, first in (("labeled/cat", 10), ("labeled/dog", 30), ("unlabeled", 50)):
         for i in range(8):
             save(tmp_path / name / f"{i}.png", first + i)
@@ -152,7 +152,7 @@ def test_labeled_images_of_the_test_are_left_out(folders, capsys):
         ("3.png", "cat/x.png", True),
         ("photo.png", "dog/photo.jpg", False),
     ]
-    assert "2 labelled images were left out of training" in repeats.in_words(source.facts)[0]
+    assert "2 labeled images were left out of training" in repeats.in_words(source.facts)[0]
     shutil.copytree(folders / "labeled" / "cat", folders / "test" / "cat", dirs_exist_ok=True)
     with pytest.raises(InputError, match="class cat has no image left that is not in the test"):
         opened(folders, test=str(folders / "test"))
@@ -204,7 +204,7 @@ def test_look_alikes_under_two_classes_are_told_and_stay(folders):
     assert any(
         {"cat/photo.png", "dog/photo.jpg"} <= keys(source, name) for name in ("labeled", "test")
     )
-    assert "warning: 1 pair of labelled images under two classes look alike" in "\n".join(
+    assert "warning: 1 pair of labeled images under two classes look alike" in "\n".join(
         repeats.in_words(source.facts)
     )
 

@@ -96,7 +96,7 @@ def test_out_of_domain_crops():
     assert keys(crops) == {
         f"{name}/{i:06d}" for i in range(40) for name in [("china.jpg", "flower.jpg")[i % 2]]
     }
-    # Size and colour type do not give the crops away: byte 25 of a PNG is its colour type, 0 for
+    # Size and color type do not give the crops away: byte 25 of a PNG is its color type, 0 for
     # gray.
     assert {(image.encoded[16:24], image.encoded[25]) for image in pool} == {
         (b"\0\0\0\x08\0\0\0\x08", 0)
@@ -132,7 +132,7 @@ def test_unknown_source():
 
 @pytest.fixture
 def folders(tmp_path):
-    """Writes two classes of 5 and 10 images, and 6 unlabelled images."""
+    """Writes two classes of 5 and 10 images, and 6 unlabeled images."""
     for name, first, count in (("cat", 10, 5), ("dog", 20, 10)):
         for i in range(count):
             save(tmp_path / "labeled" / name / f"{i}.png", first + i)
@@ -418,7 +418,7 @@ BAD = {
     "test is labeled": (lambda f: {"test": str(f / "labeled")}, "is what --labeled is"),
     "much validation": (
         lambda f: {"validation_size": 11},
-        "validation_size is 11; 10 labelled images can be spared",
+        "validation_size is 11; 10 labeled images can be spared",
     ),
     "fraction": (lambda f: {"test_fraction": 1.0}, "test_fraction is 1.0"),
     "per class": (

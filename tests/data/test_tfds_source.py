@@ -32,7 +32,7 @@ def test_a_prepared_data_set(name):
         stored = {name: [image.key for image in split] for name, split in source.splits().items()}
         assert all(keys == sorted(keys) for keys in stored.values())  # in TFDS's order
         # The stand-in's training and test images are the same files, so no training image is an
-        # unlabelled one.
+        # unlabeled one.
         assert {name: len(keys) for name, keys in stored.items()} == {
             "labeled": 100,
             "unlabeled": 100,

@@ -1,4 +1,4 @@
-"""TFRecords that others wrote, as collections, and the release's pseudo-labelled shards."""
+"""TFRecords that others wrote, as collections, and the release's pseudo-labeled shards."""
 
 from __future__ import annotations
 
@@ -364,7 +364,7 @@ def test_missing_files(folder, data, message):
         opened(folder, **data)
 
 
-# The release's pseudo-labelled shards
+# The release's pseudo-labeled shards
 
 
 def pseudo(number: int, probabilities: list[float], **features) -> bytes:

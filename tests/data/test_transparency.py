@@ -17,7 +17,7 @@ from data.preprocessing import Preprocessing, decode, eval_image, train_image
 from data.transparency import decode_opaque
 
 PHOTO = PIL.Image.fromarray(load_sample_image("flower.jpg")).resize((60, 45))
-COLOURS = PHOTO.quantize(32)
+COLORS = PHOTO.quantize(32)
 ALPHA = np.random.Generator(np.random.PCG64(1)).integers(0, 256, (45, 60), dtype=np.uint8)
 in_a_graph = tf.function(decode, input_signature=[tf.TensorSpec([], tf.string)])
 
@@ -51,13 +51,13 @@ def deep(rgba: np.ndarray) -> bytes:
 def gif(
     canvas: tuple[int, int], frame: tuple[int, int, int, int], index: int | None, local: bool
 ) -> bytes:
-    """Returns a GIF with colours 0 (red) and 1 (green) in turns.
+    """Returns a GIF with colors 0 (red) and 1 (green) in turns.
 
     Args:
       canvas: width and height.
       frame: left, top, width, height.
-      index: index of the transparent colour.
-      local: whether the frame has its own table of colours; the global one is then blue.
+      index: index of the transparent color.
+      local: whether the frame has its own table of colors; the global one is then blue.
     """
     image = PIL.Image.new("P", frame[2:])
     image.putpalette([255, 0, 0, 0, 255, 0])
@@ -81,24 +81,22 @@ def gif(
 TRANSPARENT = {
     "RGBA": saved(with_alpha(PHOTO.copy()), "png"),
     "black under alpha": saved(with_alpha(PIL.Image.new("RGB", PHOTO.size)), "png"),
-    "grey and alpha": saved(with_alpha(PHOTO.convert("L")), "png"),
-    "palette, an alpha for each colour": saved(
-        COLOURS, "png", transparency=bytes(range(0, 256, 8))
-    ),
-    "grey, one level transparent": saved(
+    "gray and alpha": saved(with_alpha(PHOTO.convert("L")), "png"),
+    "palette, an alpha for each color": saved(COLORS, "png", transparency=bytes(range(0, 256, 8))),
+    "gray, one level transparent": saved(
         PHOTO.convert("L"), "png", transparency=int(np.asarray(PHOTO.convert("L"))[20, 20])
     ),
-    "RGB, one colour transparent": saved(PHOTO, "png", transparency=PHOTO.getpixel((20, 20))),
-    "colours after much text": saved(
-        COLOURS, "png", transparency=3, icc_profile=np.random.default_rng(0).bytes(9000)
+    "RGB, one color transparent": saved(PHOTO, "png", transparency=PHOTO.getpixel((20, 20))),
+    "colors after much text": saved(
+        COLORS, "png", transparency=3, icc_profile=np.random.default_rng(0).bytes(9000)
     ),
-    "GIF": saved(COLOURS, "gif", transparency=COLOURS.getpixel((20, 20))),
+    "GIF": saved(COLORS, "gif", transparency=COLORS.getpixel((20, 20))),
     "animated GIF": saved(
-        COLOURS,
+        COLORS,
         "gif",
-        transparency=COLOURS.getpixel((20, 20)),
+        transparency=COLORS.getpixel((20, 20)),
         save_all=True,
-        append_images=[COLOURS.rotate(180)],
+        append_images=[COLORS.rotate(180)],
         comment=b"x" * 700,
     ),
 }
@@ -113,8 +111,8 @@ OPAQUE = {
     for mode in modes
 }
 OPAQUE |= {
-    "png P": saved(COLOURS, "png"),
-    "gif P": saved(COLOURS, "gif", save_all=True, append_images=[COLOURS.rotate(180)]),
+    "png P": saved(COLORS, "png"),
+    "gif P": saved(COLORS, "gif", save_all=True, append_images=[COLORS.rotate(180)]),
 }
 OPAQUE["png with much text"] = saved(PHOTO, "png", icc_profile=np.random.default_rng(0).bytes(9000))
 

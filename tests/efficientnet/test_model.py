@@ -35,7 +35,7 @@ def mixed_bfloat16() -> Iterator[None]:
 
 
 def images(count: int, size: int) -> tf.Tensor:
-    """Makes coarse coloured patches: the network could not tell images of fine noise apart."""
+    """Makes coarse colored patches: the network could not tell images of fine noise apart."""
     patches = tf.random.stateless_uniform([count, 4, 4, 3], [1, 2], 0.0, 255.0)
     return tf.image.resize(patches, [size, size])
 
@@ -43,7 +43,7 @@ def images(count: int, size: int) -> tf.Tensor:
 def settle_batch_norm(model: tf.keras.Model, inputs: tf.Tensor) -> None:
     """Gives random scales and shifts, and moving averages that fit the activations.
 
-    The model's momentum must be 0. A fresh model's batch normalisation is the identity. That would
+    The model's momentum must be 0. A fresh model's batch normalization is the identity. That would
     hide mistakes in it, and lets the activations of the deep variants explode. Channels that hardly
     vary are not scaled up to unit variance: a deep random network is chaotic enough to turn a last
     bit at the input into half a logit.
@@ -95,7 +95,7 @@ def applications(name: str, size: int) -> tf.keras.Model:
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_equals_keras_applications(name: str) -> None:
-    """Tests from the normalised image on; the next test covers the normalisation itself.
+    """Tests from the normalized image on; the next test covers the normalization itself.
 
     A random-weight keras.applications model only divides by 255. The test does so outside our
     model, which gives both models the same bits.
@@ -252,7 +252,7 @@ def test_noise_of_the_whole_model_belongs_to_the_row() -> None:
         survival_probability=0.2,
         seed=1,
     )
-    # Frozen batch normalisation works on each example by itself, so a batch may be split.
+    # Frozen batch normalization works on each example by itself, so a batch may be split.
     for layer in model.layers:
         layer.trainable = not isinstance(layer, tf.keras.layers.BatchNormalization)
 
@@ -350,7 +350,7 @@ def test_bad_arguments(arguments: dict, message: str) -> None:
 def test_activations_are_the_maps_of_the_built_network(
     name: str, size: int, stem_stride: int, strides: tuple[int, ...] | None
 ) -> None:
-    """Compares with the Keras model's convolutions, normalisations, swishes and gates by shape."""
+    """Compares with the Keras model's convolutions, normalizations, swishes and gates by shape."""
     model = EfficientNet(
         name, num_classes=3, image_size=size, stem_stride=stem_stride, strides=strides
     )

@@ -28,7 +28,7 @@ def linear(images):
 
 @pytest.fixture(scope="module")
 def network():
-    """Has normalisation inside, BatchNorm, dropout, and statistics that training has moved."""
+    """Has normalization inside, BatchNorm, dropout, and statistics that training has moved."""
     tf.keras.utils.set_random_seed(1)
     layers = tf.keras.layers
     model = tf.keras.Sequential(

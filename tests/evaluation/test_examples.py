@@ -1,4 +1,4 @@
-"""Sets of labelled images: what is taken for an image of a folder."""
+"""Sets of labeled images: what is taken for an image of a folder."""
 
 from __future__ import annotations
 

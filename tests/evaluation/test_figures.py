@@ -37,7 +37,7 @@ def test_all_figures(classes, tmp_path):
     assert len(colors(tmp_path / "confusion.png")) > 10
 
 
-def test_every_model_has_its_colour(tmp_path):
+def test_every_model_has_its_color(tmp_path):
     rows = [evaluation(f"student_{i}", list("abc")) for i in range(9)]
     figures.reliability(rows, tmp_path / "reliability.png")
     drawn = colors(tmp_path / "reliability.png")

@@ -61,8 +61,8 @@ def test_mce_is_the_mean_of_ratios_of_sums():
         list(robustness.corruption_errors(errors, ALEXNET_ERRORS).values())
     )
     assert ours == pytest.approx(total / 15, rel=1e-6)
-    unnormalised = 100 * np.mean(list(errors.values()))
-    assert ours != pytest.approx(unnormalised, rel=0.1)  # the common mistake
+    unnormalized = 100 * np.mean(list(errors.values()))
+    assert ours != pytest.approx(unnormalized, rel=0.1)  # the common mistake
 
 
 def test_a_reference_without_mistakes_gives_no_number():
@@ -133,7 +133,7 @@ def test_flips_are_divided_and_averaged_only_where_they_can_be(tmp_path, difficu
         if released and difficulty > 1:
             assert not {"mfr", "mfr_of_part", "fr"} & set(rows["m"]["p"])
             assert (
-                "the mean at difficulty 2 is not normalised" in told and f"{100 * mean:.2f}" in told
+                "the mean at difficulty 2 is not normalized" in told and f"{100 * mean:.2f}" in told
             )
         else:
             flips = [ALEXNET_FLIPS["tilt"], ALEXNET_FLIPS["snow"]] if released else [mean] * 2

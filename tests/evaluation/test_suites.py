@@ -33,7 +33,7 @@ needs_opencv = pytest.mark.skipif(
 
 
 def image(i):
-    """Returns noise in which one of the three colours is strong."""
+    """Returns noise in which one of the three colors is strong."""
     rng = np.random.Generator(np.random.PCG64(i))
     strength = np.where(np.arange(3) == rng.integers(3), 255, 120)
     return (rng.random((20, 24, 3)) * strength).astype(np.uint8)
@@ -45,7 +45,7 @@ def save(path, pixels):
 
 
 class Network(tf.Module):
-    """Answers by the image's mean colour; stands in for a network of 1,000 classes."""
+    """Answers by the image's mean color; stands in for a network of 1,000 classes."""
 
     def __init__(self):
         super().__init__()
@@ -333,7 +333,7 @@ def test_unusable_flags_leave_nothing(model, released, tmp_path):
         ("norm", "1"),
         ("pgd_step", 0.0),
         ("fgsm_epsilons", ()),
-        ("colour", 1),
+        ("color", 1),
         ("baseline", "nobody"),
     ):
         with pytest.raises(InputError, match=f"evaluate.*{key}"):

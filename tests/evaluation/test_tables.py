@@ -13,8 +13,8 @@ from evaluation import evaluate, tables
     ("count", "line"),
     [
         (0, None),
-        (1, "1 labelled image was left out"),
-        (1200, "1,200 labelled images were left out"),
+        (1, "1 labeled image was left out"),
+        (1200, "1,200 labeled images were left out"),
     ],
 )
 def test_labeled_images_that_were_left_out_are_told(tmp_path, count, line):

@@ -72,7 +72,7 @@ def test_the_command(tmp_path, capsys):
         ("draws=1", "draws is 1; at least 2"),
         ("labeled=1797", "labeled is 1797; .* below 1797"),
         ("batch_sizes=(4, 0)", r"batch_sizes are \(4, 0\); .* from 1 to 1747"),
-        ("batch_sizes=(1748,)", "from 1 to 1747, the unlabelled images"),
+        ("batch_sizes=(1748,)", "from 1 to 1747, the unlabeled images"),
         ("batch_sizes=()", "batch_sizes are"),
     ],
 )

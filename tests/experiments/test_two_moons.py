@@ -132,7 +132,7 @@ def test_a_schedule_ends_at_zero(moons):
     assert np.linalg.norm(moves[2]) == pytest.approx(0.0, abs=1e-6)
     np.testing.assert_allclose(
         moves[1], 0.5 * moves[0], rtol=1e-3, atol=1e-6
-    )  # the labelled points are the same in every step
+    )  # the labeled points are the same in every step
 
 
 def test_a_fixed_teacher_stays_and_its_student_follows(moons):

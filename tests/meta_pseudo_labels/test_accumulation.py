@@ -29,7 +29,7 @@ def network(seed, dropout=0.3, batch_norm=False):
 
 
 def batch(stored=False, copies=1):
-    """Returns four labelled vectors and eight others, or `copies` copies of an equal part."""
+    """Returns four labeled vectors and eight others, or `copies` copies of an equal part."""
     rng = np.random.default_rng(0)
     x, weak, strong = (
         np.tile(rng.normal(size=(n // copies, 4)), (copies, 1)).astype("float32") for n in (4, 8, 8)
@@ -103,7 +103,7 @@ def test_the_same_compiled():
 
 @pytest.mark.parametrize("feedback", ["soft", "cosine", "finite_difference"])
 def test_batch_norm_of_equal_parts_changes_nothing_but_the_moving_statistics(feedback):
-    """Each part is normalised by itself, which is as the whole batch where all parts are alike."""
+    """Each part is normalized by itself, which is as the whole batch where all parts are alike."""
     labels = "soft" if feedback == "soft" else "argmax"  # draws would tell the copies apart
     options = {"batch_norm": True, "pseudo_labels": labels}
     whole, parts = (trained(pair(feedback, n, **options), eager=True, copies=2) for n in (1, 2))
@@ -113,7 +113,7 @@ def test_batch_norm_of_equal_parts_changes_nothing_but_the_moving_statistics(fee
 def test_moving_statistics_move_with_each_part_once():
     """The documented difference, in both networks.
 
-    The teacher's first pass and the student's labelled passes leave the statistics alone.
+    The teacher's first pass and the student's labeled passes leave the statistics alone.
     """
     trainer, _ = trained(pair("soft", 2, batch_norm=True), steps=1, eager=True)
     (x, _), (weak, strong) = batch()

@@ -1,6 +1,6 @@
 """The proof: each estimator's expected teacher gradient against the true gradient.
 
-The true gradient is that of the labelled loss after the student's step. The truth is numpy's alone:
+The true gradient is that of the labeled loss after the student's step. The truth is numpy's alone:
 the student's step by hand-written backpropagation for every combination of pseudo-labels, J as the
 sum over the combinations, its gradient by central differences in the teacher's weights. The
 estimators are run on every combination and weighted by its probability. Everything is float64, so a

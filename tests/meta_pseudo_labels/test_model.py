@@ -516,7 +516,7 @@ def test_draws_are_a_function_of_seed_and_step():
 def blobs():
     """Returns two blobs a class.
 
-    The labelled examples lie in one of them only, but a strong view moves each towards the other.
+    The labeled examples lie in one of them only, but a strong view moves each towards the other.
     """
     rng = np.random.default_rng(0)
     centers = 2 * rng.normal(size=(3, 8)).astype("float32")
@@ -650,7 +650,7 @@ def test_data_of_another_form_are_refused():
 
 
 def test_images_of_two_types_are_not_cut_to_bytes():
-    """Labelled images are bytes, and augmentation has made the views float.
+    """Labeled images are bytes, and augmentation has made the views float.
 
     The step is that of all as float.
     """

@@ -52,12 +52,12 @@ def test_a_dry_run_tells_the_plan(name, tmp_path):
 
 
 def test_the_paper_s_numbers(tmp_path):
-    """Section 3.2: 4,000 labelled and 41,000 other images, a network of 1.45M parameters.
+    """Section 3.2: 4,000 labeled and 41,000 other images, a network of 1.45M parameters.
 
     Section 4: batches of 2,048 and 16,384.
     """
     text = describe(recipe("cifar10_4k.py"), tmp_path)
-    assert "4,000 labelled and 41,000 unlabelled images" in text
+    assert "4,000 labeled and 41,000 unlabeled images" in text
     assert text.count("of which 1,467,610 are trained, 32 px") == 2
     assert (
         text.count("0.0489 at 33,333") == 1

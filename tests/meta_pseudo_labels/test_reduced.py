@@ -165,7 +165,7 @@ WHERE = {"strategy": "auto", "cpu_devices": 1, "tpu": "", "profile_steps": None}
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory):
-    """Prepares data, and their unlabelled images with made-up predictions."""
+    """Prepares data, and their unlabeled images with made-up predictions."""
     root = tmp_path_factory.mktemp("reduced")
     data, labeled_by_teacher = root / "data", root / "pseudo_labeled"
     prepare.main(recipes.from_flags(*SMALL), str(data))

@@ -93,7 +93,7 @@ def test_sigkill_and_the_same_command_again_end_bit_identical(data, uninterrupte
 
 
 def test_two_replicas_follow_one(data, uninterrupted, tmp_path):
-    """The same global batch, synchronised BatchNorm, all noise and all draws.
+    """The same global batch, synchronized BatchNorm, all noise and all draws.
 
     They belong to the example, not to the replica.
     """
@@ -130,7 +130,7 @@ def test_fine_tuning_takes_the_student(data, uninterrupted, tmp_path):
         np.testing.assert_array_equal(a, b)
 
 
-def test_labelled_images_are_weakly_and_unlabelled_ones_also_strongly_augmented(data):
+def test_labeled_images_are_weakly_and_unlabeled_ones_also_strongly_augmented(data):
     labeled, unlabeled = (records.read_manifest(data / name) for name in ("labeled", "unlabeled"))
     noisy = Preprocessing(
         16,

@@ -189,7 +189,7 @@ def test_labels_made_within_the_step_equal_stored_ones():
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
 
 
-def test_labelled_examples_that_count_with_a_probability():
+def test_labeled_examples_that_count_with_a_probability():
     """The mean is over all examples. Examples that are left out have loss 0.
 
     Which examples these are belongs to the example, whatever the parts.
@@ -210,8 +210,8 @@ def test_labelled_examples_that_count_with_a_probability():
         assert history["labeled_loss"][0] == pytest.approx(expected, rel=1e-4)
 
 
-def test_unlabelled_examples_without_model_noise():
-    """Compares a network's losses with those without dropout: only the unlabelled half is clean."""
+def test_unlabeled_examples_without_model_noise():
+    """Compares a network's losses with those without dropout: only the unlabeled half is clean."""
     inputs = tf.keras.Input([4, 4, 3])
     hidden = Dropout(0.5, noise_id="dropout")(tf.keras.layers.Flatten()(inputs))
     model = tf.keras.Model(
@@ -251,8 +251,8 @@ def test_unknown_choices():
             NoisyStudent(small_classifier(), **choice)
 
 
-def test_a_classifier_that_is_not_ours_learns_from_unlabelled_images():
-    # There are two blobs a class. The labelled images show one of them only; the pseudo-labels of a
+def test_a_classifier_that_is_not_ours_learns_from_unlabeled_images():
+    # There are two blobs a class. The labeled images show one of them only; the pseudo-labels of a
     # perfect teacher show both.
     rng = np.random.default_rng(0)
     centers = rng.normal(size=(3, 2, 4, 4, 3)).astype("float32")

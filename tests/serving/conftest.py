@@ -132,7 +132,7 @@ def write_model():
 
 @pytest.fixture(scope="session")
 def encoded_images():
-    """Makes `n` encoded pictures of smooth random colours, all of different looks."""
+    """Makes `n` encoded pictures of smooth random colors, all of different looks."""
     return _encoded_images
 
 

@@ -112,7 +112,7 @@ def test_card(small, write_model, tmp_path, monkeypatch):
         str(tmp_path / "w"), str(directory), evaluation=str(tmp_path / "evaluation"), name="mine"
     )
     again = (tmp_path / "w" / "mine" / "1" / "MODEL_CARD.md").read_text(encoding="utf-8")
-    assert again == text.replace("4,321", "99")  # and the licence stays
+    assert again == text.replace("4,321", "99")  # and the license stays
     export.main(str(tmp_path / "w"), str(directory), license="CC0", name="mine")
     assert (tmp_path / "w" / "mine" / "1" / "MODEL_CARD.md").read_text(
         encoding="utf-8"

@@ -18,7 +18,7 @@ from .conftest import NAMES
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory, encoded_images):
-    """A finished data directory: labelled pictures and others to test on."""
+    """A finished data directory: labeled pictures and others to test on."""
     folder = tmp_path_factory.mktemp("data")
     for name, format in (("labeled", "PNG"), ("test", "JPEG")):
         images = encoded_images(format, (20, 24), n=21)

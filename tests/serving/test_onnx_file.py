@@ -80,7 +80,7 @@ def test_what_the_file_says(with_onnx):
     versions.verify(with_onnx)
 
 
-def test_another_licence_reaches_the_file(with_onnx, imagenet):
+def test_another_license_reaches_the_file(with_onnx, imagenet):
     answers = run(with_onnx / "assets.extra" / "model.onnx", np.ones([1, 16, 16, 3], np.float32))
     export.main(str(with_onnx.parent.parent), str(imagenet.directory), license="CC0")
     proto = onnx.load_model(str(with_onnx / "assets.extra" / "model.onnx"))

@@ -21,7 +21,7 @@ from .conftest import NAMES
 
 @pytest.mark.parametrize("batch_size", [32])
 def test_100_images(exported, encoded_images, tmp_path, batch_size):
-    """Takes formats, sizes and colours that people have through shards and SavedModel."""
+    """Takes formats, sizes and colors that people have through shards and SavedModel."""
     kinds = [
         ("PNG", (16, 16), "RGB"),
         ("PNG", (61, 40), "L"),

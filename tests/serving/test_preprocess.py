@@ -16,7 +16,7 @@ SIZES = [(1, 1), (7, 90), (16, 16), (37, 29), (224, 224), (375, 500), (600, 451)
 @pytest.mark.parametrize("style", ["small", "imagenet"])
 @pytest.mark.parametrize("image_size", [16, 224, 300])
 def test_pixels_are_the_graphs(style, image_size):
-    """Uses noise, which has the largest differences between neighbours.
+    """Uses noise, which has the largest differences between neighbors.
 
     The largest image is made smaller, the smallest larger.
     """
@@ -28,7 +28,7 @@ def test_pixels_are_the_graphs(style, image_size):
         expected = eval_pixels(tf.constant(pixels), preprocessing).numpy()
         found = preprocess.prepare(pixels, description)
         assert found.dtype == np.float32 and found.shape == (image_size, image_size, 3)
-        np.testing.assert_allclose(found, expected, atol=1e-3, rtol=0)  # of a grey level
+        np.testing.assert_allclose(found, expected, atol=1e-3, rtol=0)  # of a gray level
     assert np.ptp(expected) > 200
 
 

@@ -46,7 +46,7 @@ def save(folder, version, bound):
 
 @pytest.fixture(scope="module")
 def exports(tmp_path_factory):
-    """Version 1 is always right, version 2 is wrong from grey level 128 to 145."""
+    """Version 1 is always right, version 2 is wrong from gray level 128 to 145."""
     folder = tmp_path_factory.mktemp("exports")
     for version, bound in ((1, 127.5), (2, 145)):
         save(folder / "classifier", version, bound)
@@ -66,7 +66,7 @@ def serving_dir(exports, tmp_path):
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """Makes 40 images of one grey level each."""
+    """Makes 40 images of one gray level each."""
     folder, examples = tmp_path_factory.mktemp("data"), []
     for i, level in enumerate(np.linspace(3, 250, 40).astype(np.uint8)):
         image = tf.io.encode_png(np.full([4, 4, 3], level)).numpy()

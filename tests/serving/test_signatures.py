@@ -295,7 +295,7 @@ def test_bombs_are_not_decoded(small, encoded_images):
     )
 
 
-GREY = b"".join(bytes([i, i, i, 0]) for i in range(256))
+GRAY = b"".join(bytes([i, i, i, 0]) for i in range(256))
 STANDARD = struct.pack("<III", 0xFF0000, 0xFF00, 0xFF)
 
 
@@ -319,8 +319,8 @@ def palette_bmp():
 BITMAPS = {
     "24 bits": (bmp_of(24), OK),
     "32 bits": (bmp_of(32), OK),
-    "grey": (bmp_of(8, table=GREY), OK),
-    "128 grey levels": (bmp_of(8, table=GREY[:512]), OK),
+    "gray": (bmp_of(8, table=GRAY), OK),
+    "128 gray levels": (bmp_of(8, table=GRAY[:512]), OK),
     "long header": (bmp_of(24, header=124), OK),
     "long header, masks": (bmp_of(32, 3, header=108, masks=STANDARD), OK),
     "masks in the usual order": (bmp_of(32, 3, masks=STANDARD), OK),
@@ -329,14 +329,14 @@ BITMAPS = {
         UNSUPPORTED,
     ),
     "colors": (palette_bmp(), UNSUPPORTED),
-    "grey from white to black": (
-        bmp_of(8, table=b"".join(GREY[i : i + 4] for i in range(1020, -4, -4))),
+    "gray from white to black": (
+        bmp_of(8, table=b"".join(GRAY[i : i + 4] for i in range(1020, -4, -4))),
         UNSUPPORTED,
     ),
-    "run lengths": (bmp_of(8, 1, table=GREY), UNSUPPORTED),
+    "run lengths": (bmp_of(8, 1, table=GRAY), UNSUPPORTED),
     "a JPEG inside": (bmp_of(24, 4), UNSUPPORTED),
-    "1 bit": (bmp_of(1, table=GREY[:8]), UNSUPPORTED),
-    "4 bits": (bmp_of(4, table=GREY[:64]), UNSUPPORTED),
+    "1 bit": (bmp_of(1, table=GRAY[:8]), UNSUPPORTED),
+    "4 bits": (bmp_of(4, table=GRAY[:64]), UNSUPPORTED),
     "16 bits": (bmp_of(16), UNSUPPORTED),
     "12 bits": (bmp_of(12), UNSUPPORTED),
     "short header": (bmp_of(24, header=12), UNSUPPORTED),

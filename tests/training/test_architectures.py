@@ -45,9 +45,9 @@ def nothing(num_classes): pass
 def softmax(num_classes): return network(num_classes, activation="softmax")
 def other_classes(num_classes): return network(num_classes + 1)
 def half(num_classes): return network(num_classes, dtype="float16")
-def grey(num_classes): return tf.keras.Sequential([\
+def gray(num_classes): return tf.keras.Sequential([\
 layers.Input((8, 8, 1)), layers.Flatten(), layers.Dense(num_classes)])
-def penalised(num_classes): return network(num_classes, kernel_regularizer="l2")
+def penalized(num_classes): return network(num_classes, kernel_regularizer="l2")
 
 def convolutional(num_classes):
     return tf.keras.Sequential([\
@@ -178,14 +178,14 @@ def test_a_reference_that_cannot_be_used(name: str, message: str) -> None:
         ),
         ("nothing", "returns a NoneType; it must return a functional or sequential"),
         ("subclassed", "returns a Own; it must return a functional or sequential"),
-        ("grey", r"returns a model of float32 \(None, 8, 8, 1\); it must take float32 images"),
+        ("gray", r"returns a model of float32 \(None, 8, 8, 1\); it must take float32 images"),
         (
             "other_classes",
             r"returns a model that gives float32 \(None, 5\); it must give float32 logits \(B, 4\)",
         ),
         ("half", r"gives float16 \(None, 4\); it must give float32"),
         ("softmax", "own_nets:softmax: the network ends in probabilities"),
-        ("penalised", "has losses of its own"),
+        ("penalized", "has losses of its own"),
     ],
 )
 def test_a_network_that_breaks_the_contract(function: str, message: str) -> None:

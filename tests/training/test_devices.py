@@ -147,7 +147,7 @@ def four():
 
 @pytest.mark.parametrize("method", METHODS)
 def test_four_replicas_do_what_one_does(four, method):
-    """Makes two steps with all noise and synchronised BatchNorm: weights, statistics, averages."""
+    """Makes two steps with all noise and synchronized BatchNorm: weights, statistics, averages."""
     expected, start = on_one_device(method, 2), on_one_device(method, 0)
     assert np.abs(expected - start).max() > 1e-3
     np.testing.assert_allclose(
@@ -247,7 +247,7 @@ def all_ops(graph_def) -> list[str]:
 def main() -> None:
     """Prints what four replicas computed.
 
-    These are the state after two synchronised steps, the state after one without, the count of an
+    These are the state after two synchronized steps, the state after one without, the count of an
     evaluation, and the step's ops.
     """
     cpu = tf.config.list_physical_devices("CPU")[0]

@@ -154,7 +154,7 @@ def test_a_feedback_that_float16_could_not_hold(feedback):
 
 
 @pytest.mark.parametrize("feedback", ["dot_product", "soft"])
-def test_a_labelled_gradient_that_overflows_alone_lowers_its_own_scale(feedback):
+def test_a_labeled_gradient_that_overflows_alone_lowers_its_own_scale(feedback):
     with policy("mixed_float16"):
         trainer, data = meta_pseudo_labels(feedback, baseline_decay=1.0)
     step = tf.function(lambda: trainer.train_step(data))
@@ -304,7 +304,7 @@ def test_gradients_that_overflow_at_every_scale_end_the_run(tmp_path):
 
 
 def test_an_efficientnet_trains_in_float16():
-    """Its layers, BatchNorm in float32, noise and rematerialisation work in float16.
+    """Its layers, BatchNorm in float32, noise and rematerialization work in float16.
 
     One step is float32's within rounding.
     """

@@ -201,7 +201,7 @@ def test_both_networks_of_meta_pseudo_labels():
         assert [moved(*both) for both in zip(before, after)] == [expected] * 2
 
 
-def test_a_frozen_batch_norm_keeps_all_it_has_and_normalises_with_it():
+def test_a_frozen_batch_norm_keeps_all_it_has_and_normalizes_with_it():
     model = small()
     fixres.freeze_batch_norm(model)
     norms = [v.numpy() for layer in model.layers if "bn" in layer.name for v in layer.weights]

@@ -1,4 +1,4 @@
-"""A rematerialised step against the plain one: the same loss, gradients, noise and statistics."""
+"""A rematerialized step against the plain one: the same loss, gradients, noise and statistics."""
 
 import dataclasses
 
@@ -150,7 +150,7 @@ def test_weights_of_another_moment_and_back():
 
 
 @pytest.mark.parametrize("feedback", ["soft", "per_example"])
-def test_the_feedback_of_a_rematerialised_student_is_the_plain_one(feedback):
+def test_the_feedback_of_a_rematerialized_student_is_the_plain_one(feedback):
     """h_ik, and with it the teacher's step, agrees eagerly within float32's rounding.
 
     The networks have BatchNorm and noise.
@@ -279,7 +279,7 @@ def test_meta_pseudo_labels_trains_alike(feedback, policy):
         np.testing.assert_allclose(b, a, **tolerance)
 
 
-def test_models_that_cannot_be_rematerialised():
+def test_models_that_cannot_be_rematerialized():
     layers = tf.keras.layers
     inputs = tf.keras.Input([4])
     with pytest.raises(ValueError, match="no blocks"):

@@ -11,7 +11,7 @@ def section(**overrides):
     return train_section(**overrides).to_dict()
 
 
-def test_epochs_of_the_labelled_set_become_steps():
+def test_epochs_of_the_labeled_set_become_steps():
     # 350 epochs of ImageNet at batch 4096: 109,474 steps in the release; ours rounds up.
     resolved = resolve.section(
         section(epochs=350.0, batch_size=4096), labeled_examples=1_281_167, unlabeled=False
@@ -45,7 +45,7 @@ def test_checkpoints_kept_for_good_are_among_those_made():
     assert resolved["keep_every"] == 240
 
 
-def test_no_unlabelled_stream_no_ratio():
+def test_no_unlabeled_stream_no_ratio():
     assert (
         resolve.section(section(steps=5, unlabeled_ratio=7), labeled_examples=10, unlabeled=False)[
             "unlabeled_ratio"
@@ -154,7 +154,7 @@ def test_steps_given_for_another_batch_are_as_many_epochs():
     )
     assert resolved["student"]["schedule"] == {"warmup_steps": 200, "wait_steps": 0, "base": 0.1}
     assert "steps_for_batch" not in resolved and train["uda"]["ramp_steps"] == 50
-    said = "steps=1,000 is for 128 labelled images a step; with 16 that is 8,000 (steps_for_batch)"
+    said = "steps=1,000 is for 128 labeled images a step; with 16 that is 8,000 (steps_for_batch)"
     assert resolve.length(train, 100, 16) == said
     same = resolve.section({**train, "batch_size": 128}, labeled_examples=100, unlabeled=False)
     assert (same["steps"], same["uda"], resolve.length(train, 100, 128)) == (1000, train["uda"], "")

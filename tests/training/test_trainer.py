@@ -32,7 +32,7 @@ TRAINERS = {
 
 
 @pytest.mark.parametrize("name", TRAINERS)
-def test_what_compile_cannot_honour_is_refused(name):
+def test_what_compile_cannot_honor_is_refused(name):
     trainer, optimizers = TRAINERS[name]()
     unused = {
         "loss": "mse",

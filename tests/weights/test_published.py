@@ -208,7 +208,7 @@ def test_a_file_without_a_classifier(tmp_path: Path) -> None:
     assert initial.load().output_shape == (None, 1)
 
 
-def test_lite_weights_have_the_authors_own_normalisation() -> None:
+def test_lite_weights_have_the_authors_own_normalization() -> None:
     """ImageNet's mean and deviation cost Lite0 six points of top-1 on photographs."""
     rows = [row for row in published.TABLE if row.network.startswith("lite")]
     assert len(rows) == 3

@@ -281,7 +281,7 @@ def test_one_missing_average_is_not_made_good_by_its_raw_value(
         imported(tmp_path / "mixed.ckpt")
 
 
-def test_another_variant_is_recognised(tmp_path: Path) -> None:
+def test_another_variant_is_recognized(tmp_path: Path) -> None:
     path = write_timm(
         tmp_path / "w.safetensors",
         {row.timm: np.zeros(row.timm_shape, np.float16) for row in names.weights(1.0, 1.1, 5)},
@@ -420,7 +420,7 @@ def applications(**arguments: Any) -> tf.keras.Model:
             )
     model.layers[
         2
-        # the normalisation reads its weights when they are loaded, not when it is called
+        # the normalization reads its weights when they are loaded, not when it is called
     ].finalize_state()
     return model
 

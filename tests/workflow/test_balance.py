@@ -472,7 +472,7 @@ def test_a_manifest_of_other_predictions(
 def test_the_threshold_itself_is_not_higher(tmp_path: Path, top_k: int) -> None:
     """float16 has 0.30005 for 0.3, which is above the threshold.
 
-    Each image is in one of two neighbouring bands.
+    Each image is in one of two neighboring bands.
     """
     confidences = np.array(
         [0.2995, 0.2999, 0.3, 0.3004, 0.31, 0.5996, 0.6, 0.6005, 0.7], np.float32

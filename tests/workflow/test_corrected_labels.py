@@ -26,9 +26,9 @@ COLORS = {"blue": (0, 0, 120), "red": (120, 0, 0)}
 
 
 def images(folder, colors, first, shown_as=None):
-    """Writes 20 images of noise of each colour.
+    """Writes 20 images of noise of each color.
 
-    An image goes into the class of its colour, or into that which `shown_as` gives for its number.
+    An image goes into the class of its color, or into that which `shown_as` gives for its number.
     """
     rng = np.random.default_rng(first)
     for name, color in colors.items():

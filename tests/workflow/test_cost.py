@@ -272,7 +272,7 @@ def test_the_time_of_each_stage(photos, tmp_path, monkeypatch):
     )
     assert (
         f"folds           {times.duration(folds)}" in text
-    )  # 3 labelled images a class decide nothing
+    )  # 3 labeled images a class decide nothing
     assert (
         f"total           about {times.duration(sum(found.values()) + folds)}" in text
         and "not measured" not in text
@@ -318,7 +318,7 @@ def test_a_dry_run_tells_all_of_it_and_writes_nothing(photos, tmp_path, monkeypa
     loop.main(recipe(SMALL), str(tmp_path / "w"), **photos, **flags)
     said = capsys.readouterr().out
     parts = (
-        "16 labelled and 6",
+        "16 labeled and 6",
         "held out: 4 test",
         "stages:",
         "min_steps raises that to 600",
@@ -346,7 +346,7 @@ def test_durations(seconds, text):
 
 
 def test_the_plan_has_the_answers_of_the_last_student(photos, tmp_path):
-    """They are a stage of the run where the unlabelled images are files, and not too many."""
+    """They are a stage of the run where the unlabeled images are files, and not too many."""
     config, w = recipe(SMALL), tmp_path / "w"
     stages = loop.plan(config, w, photos, "auto")
     found = labels.foreseen(config, w, photos, stages, 6)

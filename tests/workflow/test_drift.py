@@ -20,7 +20,7 @@ from workflow import drift
 NAMES = ("red", "blue")
 
 
-class Colours(tf.Module):
+class Colors(tf.Module):
     """Tells red from blue by the mean pixel, which is its embedding, too."""
 
     def _mean(self, image_bytes):
@@ -45,7 +45,7 @@ class Colours(tf.Module):
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    folder, module = tmp_path_factory.mktemp("export") / "1", Colours()
+    folder, module = tmp_path_factory.mktemp("export") / "1", Colors()
     signatures = {"serving_default": module.serving_default, "embed": module.embed}
     tf.saved_model.save(module, str(folder), signatures=signatures)
     (folder / "assets.extra").mkdir()
@@ -54,13 +54,13 @@ def model(tmp_path_factory):
 
 
 def pictures(count, green, seed):
-    """Makes images of one colour each: as much red as blue on average, and so much green."""
+    """Makes images of one color each: as much red as blue on average, and so much green."""
     rng = np.random.Generator(np.random.PCG64(seed))
     result = []
     for _ in range(count):
         file, share = io.BytesIO(), rng.uniform()
-        colour = [round(255 * share), green + int(rng.integers(5)), round(255 * (1 - share))]
-        PIL.Image.fromarray(np.full((4, 4, 3), colour, np.uint8)).save(file, "PNG")
+        color = [round(255 * share), green + int(rng.integers(5)), round(255 * (1 - share))]
+        PIL.Image.fromarray(np.full((4, 4, 3), color, np.uint8)).save(file, "PNG")
         result.append(file.getvalue())
     return result
 

@@ -13,7 +13,7 @@ P = np.random.Generator(np.random.PCG64([2])).dirichlet(np.full(10, 0.2), 50).as
 def test_divergence_is_scipys() -> None:
     q = np.roll(P, 1, axis=0)
     positive = np.maximum(P, 1e-6)
-    # scipy's function normalises both.
+    # scipy's function normalizes both.
     np.testing.assert_allclose(
         fidelity.divergence(q, positive), scipy.stats.entropy(q, positive, axis=1), rtol=1e-5
     )

@@ -265,7 +265,7 @@ def test_the_loop_writes_it_when_the_student_has_answered(run, capsys):
     labels.after(w / "predictions_2", w)
     assert (
         w / "labels_1.csv"
-    ).exists() and "labels_1.csv: 4 labelled and 5 unlabelled images" in capsys.readouterr().out
+    ).exists() and "labels_1.csv: 4 labeled and 5 unlabeled images" in capsys.readouterr().out
     labels.after(w / "predictions_2", w)  # continued: a person may have edited it
     assert capsys.readouterr().out == ""
     assert labels.answers(config, w, 2) == []  # its students learned from no stored labels

@@ -331,7 +331,7 @@ def test_more_iterations_choose_again(tmp_path, started, scores):
     )
 
 
-def test_data_without_unlabelled_images_end_before_the_teacher(tmp_path, started, monkeypatch):
+def test_data_without_unlabeled_images_end_before_the_teacher(tmp_path, started, monkeypatch):
     call = loop.termination.call
 
     def without(command):
@@ -341,7 +341,7 @@ def test_data_without_unlabelled_images_end_before_the_teacher(tmp_path, started
 
     monkeypatch.setattr(loop.termination, "call", without)
     with pytest.raises(
-        InputError, match=r"data has no unlabelled images; delete it, and give --unlabeled or set"
+        InputError, match=r"data has no unlabeled images; delete it, and give --unlabeled or set"
     ):
         main(workdir=str(tmp_path / "w"))
     assert [name for name, _ in started] == ["data"]
@@ -500,7 +500,7 @@ def test_a_dry_run_has_the_network_of_the_weights():
     assert text.count(": lite1, 4,") == 2 and text.count("starts from") == 1
 
 
-def test_a_student_of_unlabelled_images_alone_is_fine_tuned_on_the_labelled_ones():
+def test_a_student_of_unlabeled_images_alone_is_fine_tuned_on_the_labeled_ones():
     config = changed(iterations=2)
     config.student.labeled = False
     stages = loop.plan(config, Path("w"), {}, "auto")

@@ -326,7 +326,7 @@ def test_summary(root: Path) -> None:
 def test_finished_shards_are_skipped(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run is interrupted in shard 1, and started again.
 
-    Shard 0 is not labelled again. All files end as in an uninterrupted run.
+    Shard 0 is not labeled again. All files end as in an uninterrupted run.
     """
     reference = _run(root, "reference")
     original, count = label_shards.make_prediction, 0

@@ -86,7 +86,7 @@ def test_the_paper_s_numbers_of_l2(tmp_path):
         text.count("of which 480,309,308 are trained, 475 px") == 3
         and text.count("of which 478,430,546 are trained, 800 px") == 1
     )
-    assert text.count("218,950 steps of 2,048 + 28,672 images (350.0 labelled epochs)") == 2
+    assert text.count("218,950 steps of 2,048 + 28,672 images (350.0 labeled epochs)") == 2
     assert text.count("218,950 steps of 2,048 + 57,344 images") == 1
     assert (
         text.count(
@@ -218,10 +218,10 @@ def test_a_dry_run_on_folders_counts_their_images_and_writes_nothing(tmp_path):
     config, workdir = recipe("image_folder.py:b0"), tmp_path / "run"
     text = dry_runs.describe(config, workdir, folders, loop.plan(config, workdir, folders, "auto"))
     assert text.startswith(
-        "16 labelled and 6 unlabelled images, 2 classes\nheld out: 4 test images\n"
+        "16 labeled and 6 unlabeled images, 2 classes\nheld out: 4 test images\n"
     )
     assert (
-        "median size of the labelled images: 70 x 40 pixels" in text and "missing: nothing" in text
+        "median size of the labeled images: 70 x 40 pixels" in text and "missing: nothing" in text
     )
     assert text.count("32 px") == 3
     assert [path.name for path in tmp_path.iterdir()] == ["photos"]
@@ -233,11 +233,11 @@ def test_a_dry_run_on_folders_counts_their_images_and_writes_nothing(tmp_path):
     config = recipe("image_folder.py:b0", *expected)
     assert dry_runs.describe(
         config, workdir, folders, loop.plan(config, workdir, folders, "auto")
-    ).startswith("16 labelled")
+    ).startswith("16 labeled")
     away = {**folders, "unlabeled": str(tmp_path / "away")}
     text = dry_runs.describe(config, workdir, away, loop.plan(config, workdir, away, "auto"))
     assert (
-        text.startswith("1,000 labelled and 5,000")
+        text.startswith("1,000 labeled and 5,000")
         and f"missing: --unlabeled: no {tmp_path / 'away'}" in text
     )
     with pytest.raises(InputError, match=f"--unlabeled: no folder {tmp_path / 'away'}"):
@@ -290,12 +290,12 @@ def test_b0_selects_130_million_images_once_and_every_later_teacher_labels_those
     text = dry_runs.describe(config, tmp_path, {}, plan)
     assert "selector: b0, 5,330,564 parameters" in text
     assert (
-        "selection: once, by selector of 300,000,000 images; 3 of 4 labellings are of at most"
+        "selection: once, by selector of 300,000,000 images; 3 of 4 labelings are of at most"
         " 130,000,000 images, those selected" in text
     )
     assert "predictions (582.5 GiB for the selection, then 252.4 GiB)" in text
     write_json(tmp_path / "pseudo_labeled_0" / "summary.json", {"num_unique": 81_000_000})
-    assert "3 of 4 labellings are of 81,000,000 images, those" in dry_runs.describe(
+    assert "3 of 4 labelings are of 81,000,000 images, those" in dry_runs.describe(
         config, tmp_path, {}, plan
     )
     assert "selector" not in recipe("imagenet.py:b0")  # its teacher is the B0
@@ -319,7 +319,7 @@ def test_a_smoke_run_takes_a_step(tmp_path):
     assert step(config, "student_1", tmp_path / "run", tmp_path / "data") == 4
 
 
-def test_a_supervised_step_sees_labelled_images_alone(tmp_path):
+def test_a_supervised_step_sees_labeled_images_alone(tmp_path):
     """All labels (Pham et al. 2021, Table 2).
 
     With uda at weight 0, a step would see 15 images for one that counts.

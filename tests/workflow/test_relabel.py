@@ -200,7 +200,7 @@ def test_the_summary_counts_images_and_copies(walk):
     assert shown["round"] == "2" and len(shown["filtered_out"]) > 0
 
 
-def test_labels_beside_images_are_labelled_again_to_the_same_set(walk, tmp_path):
+def test_labels_beside_images_are_labeled_again_to_the_same_set(walk, tmp_path):
     """With `copy_images=False`, joined records have the features of the copied records.
 
     This holds in both iterations.
@@ -266,7 +266,7 @@ def test_an_interrupted_run_ends_with_the_same_bytes(walk, tmp_path, monkeypatch
     relabel.main(str(tmp_path / "w"), *given)
 
 
-def test_a_set_that_was_labelled_again_is_labelled_again(walk, tmp_path):
+def test_a_set_that_was_labeled_again_is_labeled_again(walk, tmp_path):
     """The same predictions are refused, since their origin is another set.
 
     With a set of that origin, the same bytes come.

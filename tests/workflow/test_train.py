@@ -44,7 +44,7 @@ def config(*overrides):
 
 @pytest.fixture(scope="module")
 def directories(tmp_path_factory):
-    """Makes a data directory of digits, and a pseudo-labelled one of its unlabelled images."""
+    """Makes a data directory of digits, and a pseudo-labeled one of its unlabeled images."""
     root = tmp_path_factory.mktemp("train")
     data, pseudo_labeled = root / "data", root / "pseudo_labeled"
     prepare.main(config(), str(data))
@@ -96,9 +96,9 @@ def weights(workdir):
 
 
 def test_two_replicas_follow_one(directories, uninterrupted, tmp_path):
-    """Two replicas: the same global batch, synchronised BatchNorm, and all noise on.
+    """Two replicas: the same global batch, synchronized BatchNorm, and all noise on.
 
-    The noise belongs to the example, not to the replica. The student is rematerialised.
+    The noise belongs to the example, not to the replica. The student is rematerialized.
     """
     mirrored = ("--strategy=mirrored", "--cpu_devices=2", "--config.student.rematerialize=True")
     process = start(tmp_path / "student", directories, *mirrored)
@@ -160,7 +160,7 @@ def test_an_online_teacher_gives_the_labels_that_it_would_have_stored(
         tf.concat([teacher(image, training=False) for image in images], 0)
     ).numpy()
 
-    def labelled():
+    def labeled():
         for serialized, label in zip(records.read_shard(pool.paths[0]), labels):
             feature = tf.train.Example.FromString(serialized).features.feature
             encoded, key = (
@@ -172,7 +172,7 @@ def test_an_online_teacher_gives_the_labels_that_it_would_have_stored(
     records.write_split(
         tmp_path / "stored",
         "pseudo_labeled",
-        labelled(),
+        labeled(),
         len(pool.files),
         pool.num_records,
         **stored,
@@ -238,7 +238,7 @@ def test_missing_data_and_unknown_section(directories, tmp_path):
     assert not (tmp_path / "w").exists()
 
 
-def test_pre_training_takes_the_student_s_unlabelled_images_as_labelled_ones(directories):
+def test_pre_training_takes_the_student_s_unlabeled_images_as_labeled_ones(directories):
     found = []
     for together in ("True", "False"):
         overrides = (
@@ -296,7 +296,7 @@ def test_fine_tuning_is_on_the_images_as_they_are_evaluated(directories):
     np.testing.assert_array_equal(images.numpy()[order], expected["image"].numpy()[expected_order])
 
 
-def test_fine_tuning_keeps_the_normalisation_of_the_weights_and_can_freeze_blocks(
+def test_fine_tuning_keeps_the_normalization_of_the_weights_and_can_freeze_blocks(
     directories, uninterrupted, tmp_path
 ):
     other = tmp_path / "other"
