@@ -176,10 +176,11 @@ def train(
         return tf.while_loop(lambda number, *_: number < last, body, (first, *networks))[1:]
 
     networks: tuple[tf.Tensor, ...] = (*teacher, *student)
+    compiled = several.get_concrete_function(tf.constant(0), tf.constant(0), *networks)
     for first in progress(
         range(0, method.steps, CHUNK), len(range(0, method.steps, CHUNK)), "thousand steps"
     ):
-        networks = several(
+        networks = compiled(
             tf.constant(first), tf.constant(min(first + CHUNK, method.steps)), *networks
         )
     return list(networks[: len(teacher)]), list(networks[len(teacher) :])
