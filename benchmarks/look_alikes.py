@@ -4,7 +4,7 @@
 
 Copies must be found, and different frames of one scene kept apart. Copies: compressed anew, scaled,
 cropped by up to 5 % of each side. Frames: a photograph as the background, the noise of a sensor,
-and a small thing that differs (a handwritten digit of 1/16 to 1/4 of the side, or none). Besides,
+and a handwritten digit of 1/16 to 1/4 of the side that differs, or none. Besides,
 all pairs of different photographs. Each share stands beside that of hash and thumbnail alone.
 Without `--photos`, parts of scikit-learn's two photographs are used.
 """

@@ -53,8 +53,7 @@ def load(
     absent = [key for key in needs if key not in recipe]
     if absent:
         raise InputError(
-            f"--config={argument} is of another kind than this command reads: it has no"
-            f" {', '.join(absent)}"
+            f"--config={argument} is not a recipe for this command: it has no {', '.join(absent)}"
         )
     if declared:
         declarations = declared(recipe)
@@ -71,7 +70,7 @@ def from_flags(
     """Returns the recipe of a command line's `--config…` words. Raises InputError: see `load`."""
     given = flags.read(words, (), takes_recipe=True)
     if given.unknown or given.words:
-        raise InputError(f"{[*given.unknown, *given.words][0]}: no --config flag")
+        raise InputError(f"{[*given.unknown, *given.words][0]} is not a --config flag")
     if given.recipe is None:
         raise InputError(
             "--config is missing; name a recipe, such as --config=configs/noisy_student/digits.py"
@@ -88,7 +87,7 @@ def _make(argument: str) -> ConfigDict:
     name, colon, rest = argument.partition(":")
     path = next((path for path in (Path(name), ROOT / name) if path.is_file()), None)
     if path is None:
-        raise InputError(f"--config: no file {name}; the recipes are in configs/")
+        raise InputError(f"--config: there is no file {name}; the recipes are in configs/")
     try:
         recipe = runpy.run_path(str(path))["get_config"](*([rest] if colon else []))
     except ValueError as error:  # the recipe itself refuses its argument

@@ -56,7 +56,7 @@ class Object(NamedTuple):
 
 
 class _Refused(Exception):
-    """Answer to a conditional put whose condition does not hold."""
+    """Answer to a conditional put if the condition does not hold."""
 
 
 @functools.cache
@@ -275,13 +275,13 @@ def delete(bucket: str, key: str) -> None:
 
 @contextlib.contextmanager
 def claimed(bucket: str, folder: str, force: bool) -> Iterator[None]:
-    """Claims a folder for this process and those that it starts, by one conditional put.
+    """Claims a folder for this process and its child processes, by one conditional put.
 
     A claim that a process of this machine has left, and that is gone, is taken over. So is any
     other with `force`.
 
     Raises:
-      InputError: somebody else has it.
+      InputError: another process has it.
     """
     key, token = f"{folder}/{CLAIM}", uuid.uuid4().hex
     now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
@@ -345,7 +345,7 @@ _seeing = threading.Lock()
 
 
 def require_claim() -> None:
-    """Raises InputError where somebody else has taken over the work directory of this run."""
+    """Raises InputError where another command has taken over the work directory of this run."""
     own = os.environ.get(TOKEN)
     if not own:
         return

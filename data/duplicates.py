@@ -32,7 +32,7 @@ _BITS = np.array([bin(value).count("1") for value in range(256)], np.uint8)
 
 
 class Seen:
-    """Images to look up by file, by pixels and by looks, such as those that training must not see.
+    """Images to look up by file, by pixels and by looks, such as the held-out images.
 
     Memory is about 6 kB an image.
 
@@ -126,7 +126,7 @@ class Seen:
         return large[image[same]], of[seen[same]], bits[same]
 
     def _near(self, words: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Finds the pairs whose hashes differ in at most `NEAR` bits.
+        """Finds the pairs with hashes that differ in at most `NEAR` bits.
 
         Returns:
           Image, image seen, and number of bits; int64 [p] each.
@@ -223,7 +223,7 @@ def _marks(image: Examined) -> list[Hashable]:
 def _large(images: Sequence[Examined]) -> list[int]:
     """Returns the indices of the images that can be compared by their looks.
 
-    These are large images, except those that are read almost black.
+    These are large images, except images that are read almost black.
     """
     return [i for i, image in enumerate(images) if image.thumbnail and DIM not in image.remarks]
 

@@ -31,7 +31,7 @@ class Examination:
     """Findings so far of examining collections.
 
     Attributes:
-      on_error: "fail" or "skip": what happens if a file is no image.
+      on_error: "fail" or "skip": what happens if a file is not an image.
       read_from: role -> fingerprint of what is read (see `data.fingerprint`); None if it has none.
         `content`, the digest of all images of a role, is added when they have been read.
       skipped: `file` and `why` of each image that cannot be used.
@@ -84,8 +84,8 @@ class Examination:
         """Yields the index of each image that can be decoded, and what is known of it.
 
         Raises:
-          InputError: `on_error` is "fail" and a file is no image; or the images show nothing, see
-            `data.remarks`.
+          InputError: `on_error` is "fail" and a file is not an image; or the images show nothing,
+            see `data.remarks`.
         """
         odd = Remarks(
             role, collection.label_names if role == "labeled" else ()

@@ -55,7 +55,9 @@ def open_source(config: ml_collections.ConfigDict) -> Source:
     }
     settings.check(config, READ)
     if config.data.labels and config.data.source == "digits":
-        raise InputError("--labels: the digits are no files, whose labels alone can be corrected")
+        raise InputError(
+            "--labels corrects images in files only, and the embedded digits are not files"
+        )
     return opening[config.data.source](config)
 
 
@@ -113,8 +115,8 @@ def main(
         # Somebody's images, perhaps the very ones to be read.
         if (directory / name).exists():
             raise InputError(
-                f"--workdir: {directory / name} is there and was not made by this stage; name"
-                " another directory"
+                f"--workdir: {directory / name} exists and was not made by this stage; name "
+                "another directory"
             )
     data = {
         name: value for name, value in config.data.to_dict().items() if name != "use_as_prepared"
@@ -146,12 +148,12 @@ def main(
     fingerprint.write(directory, read_from)
     work.finish(directory, summary, _done(directory, summary, config.data))
     print(table(summary))
-    print(f"{directory}: done; {_in_words(summary)}")
+    print(f"{directory} is done: {_in_words(summary)}")
 
 
 def _done(directory: Path, summary: Mapping[str, Any], data: ml_collections.ConfigDict) -> str:
     """Says what the stage reports of a finished directory."""
-    text = f"{directory}: done before; {_in_words(summary)}"
+    text = f"{directory} was done before: {_in_words(summary)}"
     if data.get("use_as_prepared", False):
         text += (
             "\nconfig.data.use_as_prepared is True: the images were not compared with those that"
@@ -381,12 +383,15 @@ def _in_words(summary: Mapping[str, Any]) -> str:
         for role in ("unlabeled", "pseudo_labeled")
     )
     if left_out:
-        words += f"; left out as images held out for testing: {left_out:,} (listed in summary.json)"
+        words += (
+            f"; left out because they are held out for testing: {left_out:,} (listed in "
+            "summary.json)"
+        )
     return "\n".join([words, *repeats.in_words(summary)])
 
 
 def run(**values: Any) -> None:
-    """Runs the stage in a process of its own.
+    """Runs the stage in its own process.
 
     Decoding needs no GPU, and another stage may be training on it.
     """

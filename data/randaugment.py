@@ -177,7 +177,7 @@ def check(
     values = {f"randaugment_{name}": value for name, value in values.items()}
     settings.check(values, PREPROCESSING, "preprocessing")
     if table not in TABLES:
-        raise InputError(f"randaugment_table is {table!r}; RandAugment's are {', '.join(TABLES)}")
+        raise InputError(f"randaugment_table is {table!r}; it must be one of {', '.join(TABLES)}")
     require_operations(ops, table)
 
 
@@ -187,7 +187,8 @@ def require_operations(ops: Sequence[str], table: str) -> None:
     unknown = ", ".join(name for name in ops if name not in known)
     if unknown:
         raise InputError(
-            f"preprocessing.randaugment_ops: no {unknown} in {table}; known: {', '.join(known)}"
+            f"preprocessing.randaugment_ops: the table {table} has no operation {unknown}; known: "
+            f"{', '.join(known)}"
         )
 
 

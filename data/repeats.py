@@ -134,10 +134,10 @@ def _without_contradictions(
         one = int(pictures[0])
         other = int(np.flatnonzero((groups == one) & (labels != labels[one]))[0])
         raise InputError(
-            f"{_number(len(pictures), 'picture stands', 'pictures stand')} under several classes"
-            f" (first: {where(one)} is {label_names[labels[one]]}, {where(other)} is"
-            f" {label_names[labels[other]]}); mend the labels, or leave all images of such pictures"
-            " out with --config.data.on_error=skip"
+            f"{_number(len(pictures), 'picture stands', 'pictures stand')} under several classes "
+            f"(first: {where(one)} is {label_names[labels[one]]}, {where(other)} is "
+            f"{label_names[labels[other]]}). Mend the labels, or leave all images of such pictures "
+            "out with --config.data.on_error=skip"
         )
     for place in np.flatnonzero(wrong).tolist():
         left_out.append(
@@ -218,15 +218,15 @@ class Unseen:
         self._originals.add(image["of"])
         if self._by_looks > self._most and self._by_looks > 2 * len(self._originals):
             raise InputError(
-                f"--{self._role}: {self._by_looks:,} or more of {self._total:,} images look like"
-                f" {len(self._originals):,} images held out for testing (such as {image['file']},"
-                f" like {printable(image['of'])}); if they are different pictures, pass"
-                " --config.data.near_duplicates=False; if they are copies, remove them"
+                f"--{self._role}: {self._by_looks:,} or more of {self._total:,} images look like "
+                f"{len(self._originals):,} images held out for testing (such as {image['file']}, "
+                f"like {printable(image['of'])}). If they are different pictures, pass "
+                "--config.data.near_duplicates=False. If they are copies, remove them"
             )
 
 
 def none_left(left_out: Sequence[Mapping[str, Any]], otherwise: str) -> str:
-    """Says why a pool has no image left: so many were held-out ones; else says `otherwise`."""
+    """Says why a pool has no image left: how many images were held out; else says `otherwise`."""
     if not left_out:
         return otherwise
     first = max(left_out, key=lambda image: int(image["bits"] >= 0))
@@ -236,8 +236,8 @@ def none_left(left_out: Sequence[Mapping[str, Any]], otherwise: str) -> str:
         else "name other images"
     )
     return (
-        f"{len(left_out):,} were left out as held-out images (such as {first['file']}, for"
-        f" {printable(first['of'])}); {mend}"
+        f"{len(left_out):,} were left out because held-out images repeat them (such as "
+        f"{first['file']}, for {printable(first['of'])}); {mend}"
     )
 
 
@@ -246,21 +246,21 @@ def in_words(summary: Mapping[str, Any]) -> list[str]:
     lines = []
     if left_out := summary.get(f"{LEFT_OUT}labeled"):
         lines.append(
-            f"{_number(len(left_out), 'labeled image was', 'labeled images were')} left out of"
-            f" training, being or looking like test images (such as {left_out[0]['file']}; all are"
-            " in summary.json)"
+            f"{_number(len(left_out), 'labeled image was', 'labeled images were')} left out of "
+            "training, because test images are equal or look alike (such as "
+            f"{left_out[0]['file']}; all are in summary.json)"
         )
     if wrong := summary.get("images_of_several_classes_left_out"):
         lines.append(
-            f"{_number(len(wrong), 'image was', 'images were')} left out, whose picture stands"
-            f" under several classes (such as {wrong[0]['file']}; all are in summary.json)"
+            f"{_number(len(wrong), 'image was', 'images were')} left out, because the same picture "
+            f"stands under several classes (such as {wrong[0]['file']}; all are in summary.json)"
         )
     repeated = summary.get("repeated_labeled_images", {"identical": 0, "look_alike": 0})
     if any(repeated.values()):
         lines.append(
-            f"labeled images that repeat another: {repeated['identical']:,} identical,"
-            f" {repeated['look_alike']:,} that look alike; each stands on the same side of every"
-            " split as the image that it repeats"
+            f"labeled images that repeat another: {repeated['identical']:,} identical, "
+            f"{repeated['look_alike']:,} that look alike; each is on the same side of every split "
+            "as the image that it repeats"
         )
     if alike := summary.get("look_alikes_of_several_classes"):
         first = alike[0]

@@ -268,7 +268,7 @@ def scatter(
       places: float [n, 2].
       labels: int [n], the true classes.
       right: bool [n], whether the answer is right.
-      names: names of the classes; None: too many classes to tell apart, so one color for all.
+      names: names of the classes; None: too many classes for a color each, so one color for all.
     """
     shown = list(enumerate(names)) if names else [(0, "images")]
     chart = Chart(label, 3.6 + 0.2 * -(-(len(shown) + 1) // 3))

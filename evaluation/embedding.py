@@ -1,8 +1,8 @@
-"""Map of the features by which a model tells its classes apart, for the report.
+"""Map of the features that separate a model's classes, for the report.
 
 The features are the input of the model's last layer, as the exported signature `embed` answers
-them. PCA takes them to two dimensions. A model tells classes apart with ease if they lie apart on
-the map.
+them. PCA takes them to two dimensions. A model separates classes with ease if they lie apart on the
+map.
 """
 
 from __future__ import annotations

@@ -91,7 +91,7 @@ def main(
         or ("p" in chosen and not data_p)
     )
     if own and not data:
-        raise InputError("--data is missing; it is the directory of the images to evaluate on")
+        raise InputError("--data is missing; name the directory of the images to evaluate on")
     devices = strategies.devices(strategy, cpu_devices, tpu)  # before anything else uses TensorFlow
     manifest = _open_split(data, split) if own and data else None
     candidates = {
@@ -102,7 +102,9 @@ def main(
         _check_classes(candidate, manifest)
     baseline = settings.baseline or next(iter(candidates))
     if baseline not in candidates:
-        raise InputError(f"evaluate.baseline: no model {baseline!r} among {', '.join(candidates)}")
+        raise InputError(
+            f"evaluate.baseline: there is no model {baseline!r} among {', '.join(candidates)}"
+        )
 
     began = time.monotonic()
     directory = Path(workdir)
@@ -169,7 +171,7 @@ def _open_probe(
     if not (init and data and manifest and settings.probe):
         return None
     if not (Path(data) / "labeled" / MANIFEST).exists():
-        print(f"no {probe.NAME}: {data} has no labeled split")
+        print(f"the {probe.NAME} is left out: {data} has no labeled split")
         return None
     labeled = read_manifest(Path(data) / "labeled", "labeled")
     names = manifest.label_names
@@ -405,8 +407,8 @@ def _check_classes(candidate: Candidate, manifest: Manifest | None) -> None:
     if manifest is None:
         if len(ours) != imagenet.NUM_CLASSES:
             raise InputError(
-                f"{candidate.directory} tells {len(ours)} classes apart, not ImageNet's"
-                f" {imagenet.NUM_CLASSES}"
+                f"{candidate.directory} has {len(ours)} classes, not ImageNet's "
+                f"{imagenet.NUM_CLASSES}"
             )
         return
     require_same_classes(

@@ -52,7 +52,7 @@ def prepare(imagenet: str, output: Path) -> Path:
 def _require_order(
     images: ArchiveImages | RecordImages, names: tuple[str, ...], imagenet: str
 ) -> None:
-    """Raises InputError where a label is none of the 1,000 classes, or its name is another one."""
+    """Raises InputError where a label is not one of the 1,000 classes, or has another name."""
     highest = int(images.labels.max())
     if highest >= NUM_CLASSES:
         raise InputError(

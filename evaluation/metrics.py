@@ -37,7 +37,7 @@ def _check(probabilities: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, n
 
 
 def top_k_accuracy(probabilities: np.ndarray, labels: np.ndarray, k: int) -> float:
-    """Returns the share of examples whose label is among the k most probable classes, in 0–1.
+    """Returns the share of examples with the label among the k most probable classes, in 0–1.
 
     With fewer than k classes it is the accuracy within min(k, K), which is 1 by definition. Equal
     probabilities rank by class number, as in `np.argmax` and `tf.math.top_k`. So a model that
@@ -58,7 +58,7 @@ def top_k_accuracy(probabilities: np.ndarray, labels: np.ndarray, k: int) -> flo
 
 
 def top1(probabilities: np.ndarray, labels: np.ndarray) -> float:
-    """Returns the share of the examples whose most probable class is the label, in 0–1."""
+    """Returns the share of examples with the label as the most probable class, in 0–1."""
     probabilities, labels = _check(probabilities, labels)
     return _right(probabilities, labels) / len(labels)
 
@@ -122,7 +122,7 @@ def ece(
 
     ECE = Σ_m (n_m / N) · |acc(B_m) − conf(B_m)|. conf is the bin's mean highest probability, and
     acc its share of right answers. There are M = `bins` bins. Equal-width bins hold the examples
-    whose highest probability lies in ((m − 1)/M, m/M]. Equal-mass bins hold N/M examples each,
+    with the highest probability in ((m − 1)/M, m/M]. Equal-mass bins hold N/M examples each,
     sorted by that probability, but examples of the same probability stay together.
 
     Source: Guo et al. 2017, "On Calibration of Modern Neural Networks", section 2, equations 1–3; M

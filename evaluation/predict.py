@@ -245,13 +245,13 @@ def require_classes(classifier: Classifier, count: int, examples: Examples) -> N
     """
     if count != examples.num_classes:
         raise InputError(
-            f"{classifier.name} tells {count} classes apart, {examples.where} has"
-            f" {examples.num_classes}"
+            f"{classifier.name} has {count} classes, but {examples.where} has "
+            f"{examples.num_classes}"
         )
 
 
 def require_labels(examples: Examples, keys: np.ndarray, labels: np.ndarray) -> None:
-    """Raises InputError where one of `labels` is no class.
+    """Raises InputError where one of `labels` is not a class.
 
     `keys` are the keys of the examples, as bytes or str.
     """
@@ -278,7 +278,7 @@ def check(examples: Examples, keys: np.ndarray, labels: np.ndarray) -> np.ndarra
     """Returns the keys (bytes [N]) as unicode strings, once the examples are checked.
 
     Raises:
-      InputError: an example is missing, comes twice, or has a label that is no class.
+      InputError: an example is missing, comes twice, or has a label that is not a class.
     """
     where = examples.where
     if len(keys) != examples.count:

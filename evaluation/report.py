@@ -105,7 +105,7 @@ class _Report:
         self.last, self.baseline = (
             list(candidates)[-1],
             summary["baseline"],
-        )  # the probe is no candidate
+        )  # the probe is not a candidate
         self.runs = {
             name: model_dir.run_directory(candidate.directory).resolve()
             for name, candidate in candidates.items()

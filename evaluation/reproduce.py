@@ -4,8 +4,8 @@
     ./run_tool.sh reproduce --name=noisy_student:b7 --imagenet=DIR --workdir=W \
         [--data_real=real.json] [--data_a=DIR] [--data_c=DIR] [--data_p=DIR]
 
-Downloads the weights by name, reads ImageNet's validation images (TFRecords or the official tar
-files, docs/data.md), and runs the suites that it has data for. Leaves in W:
+Downloads the weights by name and reads ImageNet's validation images (TFRecords or the official
+tar files, docs/data.md). Runs the suites that it has data for. Leaves in W:
 
     data/          the validation images as the split `test`
     NAME_NETWORK/  the weights as a model directory
@@ -35,7 +35,7 @@ from weights import published
 from weights.published import Published
 
 NAMES = ("noisy_student", "advprop", "randaugment")
-"""Releases whose checkpoints are compared; the second paper's authors released none."""
+"""Releases with checkpoints to compare; the second paper's authors released none."""
 
 SPLIT = "test"
 
@@ -91,14 +91,15 @@ def main(
     if not name:
         if imagenet or workdir or any(places.values()):
             raise InputError(
-                "--name is missing: say which checkpoint, such as --name=noisy_student:b0"
+                "--name is missing; name a checkpoint, such as --name=noisy_student:b0"
             )
         print(listing())
         return 0
     row = checkpoint(name)
     if not (imagenet and workdir):
         raise InputError(
-            "--imagenet and --workdir are missing: the validation images, and where the results go"
+            "--imagenet and --workdir are missing; give the validation images and a directory for "
+            "the results"
         )
     directory = Path(workdir)
     measure(
@@ -116,7 +117,8 @@ def checkpoint(text: str) -> Published:
         raise published.unknown(text, "--name")
     if row.name not in NAMES:
         raise InputError(
-            f"--name={text}: its numbers are not in the papers; {', '.join(NAMES)} are"
+            f"--name={text}: the papers do not state its numbers; they state those of "
+            f"{', '.join(NAMES)}"
         )
     return row
 

@@ -370,7 +370,7 @@ def _run_adversarial(
             predict.read(predict.image_batches([examples], s.batch_size, pixels), [examples])
         ):
             real = batch["set"].numpy() >= 0
-            # Before the attack: the loss of a label that is no class would depend on the device.
+            # Before the attack: the loss of a label that is not a class would depend on the device.
             predict.require_labels(
                 examples, batch["key"].numpy()[real], batch["label"].numpy()[real]
             )

@@ -79,15 +79,15 @@ def check(row: Row) -> list[str]:
     """Returns what is wrong with a row, a line each."""
     errors = []
     if row.verdict not in VERDICTS:
-        errors.append(f"the verdict {row.verdict!r} is none of {', '.join(VERDICTS)}")
+        errors.append(f"the verdict {row.verdict!r} is not one of {', '.join(VERDICTS)}")
     if row.verdict == IMPOSSIBLE and not row.why:
-        errors.append("it is impossible here, and does not say why")
+        errors.append("it is impossible here, but does not say why")
     if row.verdict != IMPOSSIBLE and not row.commands:
         errors.append("it has no command")
     if row.verdict == DRY_RUN and not row.numbers:
         errors.append("its dry run is compared with nothing")
     if row.verdict in (RUN, STAND_IN) and not row.ran:
-        errors.append("it does not say where what was run stands")
+        errors.append("it does not name the place of its results")
     errors += [error for place in row.ran if (error := _absent(place))]
     plans = []
     for command in row.commands:
@@ -119,7 +119,7 @@ def _compared(numbers: Numbers, plans: list[Plan]) -> Iterable[str]:
     found = [plan[numbers.training] for plan in plans if numbers.training in plan]
     if not found:
         known = ", ".join(dict.fromkeys(name for plan in plans for name in plan))
-        yield f"no training {numbers.training!r}; the commands have {known or 'none'}"
+        yield f"there is no training {numbers.training!r}; the commands have {known or 'none'}"
     for told, (name, value) in itertools.product(found, numbers.values.items()):
         here = told.get(name)
         wanted = value.here if isinstance(value, Differs) else value

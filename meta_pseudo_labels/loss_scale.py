@@ -1,7 +1,7 @@
 """The loss scale of the labeled loss: what mixed_float16 asks of the feedback.
 
 The optimizers scale and check the gradients that they are given. No optimizer sees the student's
-gradient of the labeled loss, so it has a scale of its own here. Without mixed_float16 every
+gradient of the labeled loss, so it has its own scale here. Without mixed_float16 every
 function here passes its input on.
 """
 

@@ -50,7 +50,7 @@ class FeedbackTrainer(StudentTrainer):
 
     Args:
       teacher: a built Keras model that ends in logits (B, K).
-      student: a built Keras classifier, images -> logits (B, K), with weights of its own.
+      student: a built Keras classifier, images -> logits (B, K), with its own weights.
       feedback: the estimator of h, a name in `feedback.ESTIMATORS`; the default has the least noise
         (`run_experiment.sh feedback_study`). Under mixed precision use one that takes gradients:
         the difference of two rounded losses is mostly rounding.
@@ -132,8 +132,8 @@ class FeedbackTrainer(StudentTrainer):
         for network, named in ((teacher, "teacher"), (student, "student")):
             if not network.trainable_variables:
                 raise ValueError(
-                    f"the {named} has nothing to train (a teacher that stays is"
-                    " ReducedMetaPseudoLabels with feedback='none')"
+                    f"the {named} has nothing to train; for a fixed teacher use "
+                    "ReducedMetaPseudoLabels with feedback='none'"
                 )
         self.teacher = teacher
         self.teacher_layer_rates: LayerRates | None = None
@@ -159,8 +159,8 @@ class FeedbackTrainer(StudentTrainer):
         super().compile(optimizer=student_optimizer, **options)
         if isinstance(self.optimizer, tf.keras.optimizers.legacy.Optimizer):
             raise ValueError(
-                "the student's optimizer is one of tf.keras.optimizers.legacy; take the one of"
-                " tf.keras.optimizers"
+                "the student's optimizer is from tf.keras.optimizers.legacy; use the optimizer of "
+                "the same name in tf.keras.optimizers"
             )
         name = type(getattr(self.optimizer, "inner_optimizer", self.optimizer)).__name__
         # Keras projects a constrained weight after the step, which is then no multiple of the
@@ -352,7 +352,7 @@ class MetaPseudoLabels(FeedbackTrainer):
 
     Args:
       teacher: a built Keras classifier, images -> logits (B, K).
-      student: another one, with weights of its own.
+      student: another one, with its own weights.
       supervised_weight: factor of the teacher's loss on labeled images. For this argument and the
         next ones see `uda.Objective`.
       uda_weight: factor of the UDA loss at the end of its ramp; 0 is off.

@@ -16,7 +16,7 @@ from meta_pseudo_labels.student import Step
 from training.parts import alike, pairs
 
 TINY = 1e-6
-"""Least probability that is told from 0; stored probabilities are float16."""
+"""Least probability that differs from 0; stored probabilities are float16."""
 
 
 def Calibrator(

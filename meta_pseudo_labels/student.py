@@ -294,7 +294,7 @@ class StudentTrainer(Trainer):
         Returns the factor η_S that h needs, or None.
         """
         variables = self.student.trainable_variables
-        # Weight decay is no part of ∇L_u, which the feedback is about.
+        # Weight decay is not part of ∇L_u, the gradient that the feedback measures.
         weights = {id(v) for v in decayed(variables)}
         moves = [
             (g + self.weight_decay * v if id(v) in weights else g, v)

@@ -74,7 +74,7 @@ def _mobilenet_v3(
     """Returns a MobileNetV3.
 
     `excited` is 1 for a block with squeeze-and-excitation. `hard_from` is the first block with
-    hard-swish in place of ReLU.
+    hard-swish instead of ReLU.
     """
     blocks = len(expansion)
     options = {

@@ -22,8 +22,8 @@ def _check(section: Mapping[str, Any]) -> None:
         raise InputError("labeled=False needs pseudo-labeled images, and unlabeled_ratio above 0")
     if not section["labeled"] and section.get("logit_adjustment"):
         raise InputError(
-            "logit_adjustment is of the loss on labeled images, and labeled=False leaves these"
-            " out; set it to 0"
+            "logit_adjustment changes the loss on labeled images, which labeled=False leaves out; "
+            "set it to 0"
         )
 
 

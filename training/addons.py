@@ -109,7 +109,7 @@ def build(
 
 
 class _Legacy:
-    """A legacy Keras optimizer whose slots belong to another optimizer.
+    """A legacy Keras optimizer with slots that belong to another optimizer.
 
     It is a plain object, so that checkpoints do not look into it.
     """

@@ -62,7 +62,7 @@ def start(
 ) -> None:
     """Gives a network the weights of `loaded`.
 
-    A new classifier keeps the weights of its own seed, scaled by `NEW_HEAD`.
+    A new classifier keeps its initial weights, scaled by `NEW_HEAD`.
 
     Args:
       network: a fresh network of the same architecture.

@@ -99,8 +99,8 @@ def builder(architecture: dict[str, Any]) -> tuple[Callable[..., tf.keras.Model]
         del arguments["name"]
         if not _takes(function, "num_classes"):
             raise InputError(
-                f"model.name: {name} takes no num_classes; it must, by keyword: the data say how"
-                " many there are"
+                f"model.name: {name} takes no num_classes. It must take this keyword, because the "
+                "data say how many classes there are"
             )
     unknown = sorted(key for key in arguments if key in _OFFERED or not _takes(function, key))
     if unknown:

@@ -41,7 +41,7 @@ def part_of(data: Any, number: int, parts: int) -> Any:
     """Returns part `number`, counted from 0, of `parts` equal ones of a batch.
 
     Args:
-      data: tensors whose first dimension is the batch, nested. A scalar is not cut.
+      data: tensors with the batch as first dimension, nested. A scalar is not cut.
       number: which part.
       parts: number of parts; divides each batch.
 
@@ -93,7 +93,7 @@ def accumulated(
 
     Args:
       gradients: (a part of `data`, its number from 0) -> gradients.
-      data: tensors whose first dimension is the batch, nested; see `part_of`.
+      data: tensors with the batch as first dimension, nested; see `part_of`.
       parts: number of parts; divides each batch.
 
     Raises:

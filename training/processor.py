@@ -113,7 +113,9 @@ def _networks(
       size: side of the images if the section itself does not say.
     """
     for key, value in config.items():
-        if not hasattr(value, "items") or key.startswith("finetune"):  # a ConfigDict is no Mapping
+        if not hasattr(value, "items") or key.startswith(
+            "finetune"
+        ):  # a ConfigDict is not a Mapping
             continue
         own = (value.get("preprocessing") or {}).get("image_size") or size
         model = value.get("model")

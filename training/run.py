@@ -118,8 +118,8 @@ def train(
         raise InputError(f"batch_size={batch} does not divide among {among}")
     if section.jit_compile and replicas > 1 and strategy.device_kind(where) != "TPU":
         raise InputError(
-            f"jit_compile=True is for one device here, and there are {replicas} replicas; set it to"
-            " False"
+            f"jit_compile=True works on one device only, but there are {replicas} replicas; set it "
+            "to False"
         )
     if profile and section.steps_per_execution > 1:
         raise InputError("--profile_steps counts single steps; set steps_per_execution to 1")
@@ -342,9 +342,7 @@ def _profile(steps: str | None, last: int) -> tuple[int, int] | None:
         or not all(part.isdecimal() for part in parts)
         or not 1 <= int(parts[0]) <= int(parts[1]) <= last
     ):
-        raise InputError(
-            f"--profile_steps={steps}: two steps from 1 to {last} are needed, FIRST,LAST"
-        )
+        raise InputError(f"--profile_steps={steps} must be FIRST,LAST: two steps from 1 to {last}")
     return int(parts[0]), int(parts[1])
 
 

@@ -54,7 +54,7 @@ class Memory:
         there = (
             f"{self.where} has {self.there:,.1f} GiB"
             if self.there is not None
-            else f"the memory of {self.where} is not known"
+            else f"the memory of {self.where} is unknown"
         )
         return f"{self.training.stage.name} needs about {self.needed:,.1f} GiB of memory; {there}"
 
@@ -310,7 +310,7 @@ def dry_run(
     problem = found.problem()
     print(
         (
-            f"time: not measured, for it does not fit: {problem}"
+            f"time: not measured, because the run does not fit: {problem}"
             if problem
             else times.table(config, stages, counts)
         ),

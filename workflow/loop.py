@@ -1,7 +1,7 @@
 """Runs the whole of Algorithm 1 (Xie et al. 2020): `run_noisy_student.sh`.
 
-It goes from images to an exported student. It runs the stage scripts one after another, each in a
-process of its own. It prints each command, so that a person can repeat any of them by hand. Each
+It goes from images to an exported student. It runs the stage scripts one after another, each in its
+own process. It prints each command, so that a person can repeat any of them by hand. Each
 stage resumes by itself. `workflow/stages.py` knows their order.
 """
 
@@ -211,7 +211,7 @@ def run(
 ) -> dict[str, Any]:
     """Does what `run_noisy_student.sh` does, from images to an exported student.
 
-    The same call again continues. Each stage runs in a process of its own, so this process keeps
+    The same call again continues. Each stage runs in its own process, so this process keeps
     its memory and its GPU.
 
     Args:
@@ -221,7 +221,7 @@ def run(
       test: test images; None: a part of the labeled ones is held out.
       workdir: directory for everything.
       recipe: PATH[:ARGUMENT] of a recipe.
-      settings: key with dots -> value in place of the recipe's, such as {"student.steps": 1000}.
+      settings: key with dots -> value instead of the recipe's, such as {"student.steps": 1000}.
       init: weights to start from: a published name, a file or a directory (docs/models.md).
       labels: list of labels that a person corrected or added (`data.corrections`).
       strategy: devices to train, label and evaluate on; see `training.strategy.create`.
@@ -310,16 +310,15 @@ def extended(
         are kept under other names.
 
     Raises:
-      InputError: N is no number, there is no such run in `workdir`, or the run stopped by its
+      InputError: N is not a number, there is no such run in `workdir`, or the run stopped by its
         patience.
     """
     if not re.fullmatch(r"\+[1-9][0-9]*", more):
         raise InputError(
-            f"--iterations={more}: it takes +1, +2, ...; --config.iterations=N is the number of a"
-            " new run"
+            f"--iterations={more} must be +1, +2, ...; for a new run use --config.iterations=N"
         )
     if not (workdir / "config.json").exists():
-        raise InputError(f"--iterations={more}: there is no run in {workdir} to go on with")
+        raise InputError(f"--iterations={more}: there is no run in {workdir} to continue")
     config = config.copy_and_resolve_references()
     config.iterations = read_json(workdir / "config.json", {"iterations": int})["iterations"]
     # A finished run must be the same in all other settings. A dry run only looks.
@@ -334,8 +333,8 @@ def extended(
         before = len(done["students"])
         if config.patience and exhausted(done.get("validation_top1", []), config.patience):
             raise InputError(
-                f"--iterations={more}: {workdir} stopped by its patience; start a new run with more"
-                " of it"
+                f"--iterations={more}: the run in {workdir} stopped by its patience; start a new "
+                "run with more patience"
             )
         # Otherwise this command was killed after it had written the new number.
         if before == config.iterations:

@@ -39,8 +39,8 @@ def check(config: ConfigDict) -> None:
                 or part.get("calibrate")
             ):
                 raise InputError(
-                    f"config.{name} chooses by the validation split, in whose place cross-fitting"
-                    " has the images that it holds out; set data.validation_size to"
+                    f"config.{name} chooses by the validation split, but cross-fitting uses its"
+                    " own held-out images instead. Set data.validation_size to"
                     f" {choice.FEWEST} or more, or crossfit.folds to 0"
                 )
     _check_selection(config)
@@ -75,7 +75,7 @@ def _check_selection(config: ConfigDict) -> None:
     first = "student_1" if "student_1" in config else "student"
     if once and SELECTOR not in config and config[first].online:
         raise InputError(
-            f"config.selection={ONCE}: the first teacher selects by stored labels, which"
-            f" config.{first}.online=True does not make; set --config.selection=each_iteration or"
-            f" --config.{first}.online=False, or give the recipe a section {SELECTOR}"
+            f"config.selection={ONCE}: the first teacher selects by stored labels, but "
+            f"config.{first}.online=True stores none. Set --config.selection=each_iteration or "
+            f"--config.{first}.online=False, or give the recipe a section {SELECTOR}"
         )

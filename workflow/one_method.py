@@ -1,7 +1,7 @@
 """Trains by one method, from images to an exported model: `run_train.sh` without --data.
 
 Runs prepare, train, fine-tune (where the recipe has `finetune_last`), evaluate and export one after
-another, each in a process of its own, and prints each command. Each stage resumes by itself. With
+another, each in its own process, and prints each command. Each stage resumes by itself. With
 --data it trains on prepared data alone. `workflow/loop.py` does the same for Noisy Student's loop.
 """
 
@@ -124,7 +124,7 @@ def run_method(
       unlabeled: unlabeled images; the method says whether it needs them.
       test: test images.
       workdir: directory for everything.
-      settings: key with dots -> value in place of the recipe's.
+      settings: key with dots -> value instead of the recipe's.
       init: weights to start from.
       labels: list of labels that a person corrected or added.
       strategy: devices of the training stages.
@@ -286,7 +286,7 @@ def check(config: ConfigDict, options: Mapping[str, Any]) -> None:
         )
     for name in ("pseudo_labeled", "teacher", "selection"):
         if name in options:
-            raise InputError(f"--{name} is of no use without --data; leave it out")
+            raise InputError(f"--{name} has no effect without --data; leave it out")
     if config.evaluate.split == "validation" and not config.data.validation_size:
         raise InputError("config.evaluate.split=validation needs data.validation_size")
     init = options.get("init") or train.initial_of(config, section)

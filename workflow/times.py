@@ -183,7 +183,7 @@ def seconds(
             models = [Path(model) for model in str(stage.arguments["model"]).split(",")]
             images = counts.get(stage.arguments.get("split", "test")) or 0
             needed = answers(models, images)
-            # The linear probe's features are those of the network that the trainings start from.
+            # The network that the trainings start from gives the linear probe's features.
             probe = answers(models[:1], images + counts["labeled"])
             if "init" in stage.arguments and needed is not None and probe is not None:
                 needed += probe

@@ -2,7 +2,7 @@
 
 A section of the recipe says which method, with which settings. `run_teacher.sh`, `run_student.sh`
 and `run_finetune.sh` train the sections of these names. `run_train.sh` trains the section `train`
-unless told otherwise.
+by default.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def find(config: ConfigDict, section: str) -> Method:
 def check(config: ConfigDict, section: str, *, init: bool = False) -> None:
     """Raises InputError where a value of a train section is impossible.
 
-    Checks what can be told without data and without the weights `init`.
+    Checks what needs neither data nor the weights `init`.
     """
     method = find(config, section)
     values = config[section].to_dict()
@@ -180,7 +180,7 @@ def resolve(
       data: a finished data directory.
       init: weights; their network and normalization replace the section's and the recipe's. See
         `weights.pretrained`.
-      iteration: tells trainings of one recipe apart, in their seeds.
+      iteration: makes the trainings of one recipe differ in their seeds.
 
     Raises:
       InputError: no such training, or values that don't fit.
@@ -295,8 +295,8 @@ def _require_inputs(
     for name, path in given.items():
         if path and name not in useful:
             raise InputError(
-                f"--{name} is of no use to {section}, whose method is {values.method}{online};"
-                " leave it out"
+                f"--{name} has no effect on {section}, which trains by {values.method}{online}; "
+                "leave it out"
             )
     if section.startswith("finetune") and not init:
         raise InputError(

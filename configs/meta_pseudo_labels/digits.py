@@ -44,7 +44,7 @@ def network() -> ConfigDict:
 def get_config(name: str = "full") -> ConfigDict:
     """Returns the recipe; `name`: full or reduced."""
     if name not in ("full", "reduced"):
-        raise ValueError(f"digits.py:{name}: the names are full, reduced")
+        raise ValueError(f"digits.py has no variant {name}; the variants are full, reduced")
     config, own = digits.get_config(), base.get_config()
     config.train, config.finetune = own.train, own.finetune
     train = config.train

@@ -31,7 +31,9 @@ NAMES = (fine_tuning.NETWORK, "resnet50", "wrn_28_2")
 def get_config(name: str = "") -> ConfigDict:
     """Returns the recipe; `name`: the network of both; "": the one for this machine."""
     if name and name not in NAMES:
-        raise ValueError(f"image_folder.py:{name}: the names are {', '.join(NAMES)}")
+        raise ValueError(
+            f"image_folder.py has no variant {name}; the variants are {', '.join(NAMES)}"
+        )
     pretrained = name in ("", fine_tuning.NETWORK)
     config = image_folder.get_config(name if pretrained else "b0")
     own = base.get_config()

@@ -226,7 +226,7 @@ ROWS = (
         why="on the digits",
     ),
     Row(
-        "Beyond the papers: a threshold of each class's own (Zou et al. 2018)",
+        "Beyond the papers: a threshold for each class (Zou et al. 2018)",
         "`noisy_student/selection.py`; `balance.share_per_class`; off by default",
         STAND_IN,
         commands=(study("beyond.py"),),

@@ -68,8 +68,8 @@ def test_possible_values_pass():
             "config.inner.name is 'adm'; it can be sgd or adam; did you mean 'adam'?",
         ),
         ({"inner": 3}, "config.inner is 3; it must be a section, with name"),
-        ({"rat": 3}, "config.rat: no such setting; did you mean rate?"),
-        ({"xyz": 3}, "config.xyz: no such setting; known: rate, steps, strides, ops, flip, inner"),
+        ({"rat": 3}, "config.rat is not a setting; did you mean rate?"),
+        ({"xyz": 3}, "config.xyz is not a setting; known: rate, steps, strides, ops, flip, inner"),
         # The message names the first of two wrong values.
         ({"inner": {"name": 1}, "rate": 7}, "config.rate is 7; it must be at least 0 and below 1"),
     ],

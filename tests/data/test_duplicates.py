@@ -105,7 +105,7 @@ def test_plain_images_are_compared_by_their_means():
     assert seen_bits(gray[0], *gray[1:]) == {0: 0}
     step = np.full((80, 80, 3), 100, np.uint8)
     step[40:] = 104
-    assert seen_bits(gray[0], *examined(step)) == {}  # one that shows something is no plain one
+    assert seen_bits(gray[0], *examined(step)) == {}  # a picture that shows something is not plain
 
 
 def seen_bits(one: Examined, *others: Examined) -> dict[int, str | int]:

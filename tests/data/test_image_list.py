@@ -94,7 +94,7 @@ def test_the_forms_say_the_same(folder, tmp_path):
         ("l.csv", "file,label\n", "has no row that can be used"),
         ("l.csv", "", "has no row that can be used"),
         ("l.json", "{}", "a list of objects is needed"),
-        ("l.json", "[1]", "entry 1 is no object"),
+        ("l.json", "[1]", "entry 1 is not an object"),
         ("l.jsonl", '{"file": "a.png", "label": "cat"}\n{', "is damaged"),
         ("missing.csv", None, "cannot be read"),
     ],

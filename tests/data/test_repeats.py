@@ -90,7 +90,8 @@ def test_a_class_of_one_picture_cannot_be_divided(folders):
     for i in range(1, 8):
         shutil.copy(folders / "labeled" / "cat" / "0.png", folders / "labeled" / "cat" / f"{i}.png")
     with pytest.raises(
-        InputError, match="the images of class cat repeat each other, and so none can be spared"
+        InputError,
+        match="the images of class cat repeat each other, so none can be held out for testing",
     ):
         opened(folders)
 

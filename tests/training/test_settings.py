@@ -42,7 +42,7 @@ from noisy_student.settings import TRAIN
             r"model\.strides is \(1, 0\); it must be whole numbers, e",
         ),
         ({"preprocessing": {"pad": -1}}, r"preprocessing\.pad is -1; it must be at least 0"),
-        ({"learning_rate": 0.1}, "learning_rate: no such setting"),
+        ({"learning_rate": 0.1}, "learning_rate is not a setting"),
     ],
 )
 def test_values_that_no_training_could_use(overrides, message):

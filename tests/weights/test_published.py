@@ -193,7 +193,7 @@ def test_a_file_goes_into_the_recipes_network(tmp_path: Path) -> None:
     assert initial.keeps_head(tuple("01234")) and not initial.keeps_head(tuple("abcde"))
     with pytest.raises(InputError, match=rf"--init={path}: .*does not fit lite1"):
         pretrained.find(str(path), {"name": "lite1"})
-    with pytest.raises(InputError, match=r"resnet50 is no EfficientNet"):
+    with pytest.raises(InputError, match=r"resnet50 is not an EfficientNet"):
         pretrained.find(str(path), {"name": "resnet50"})
 
 

@@ -166,7 +166,7 @@ def test_a_row_for_each_image(run, capsys):
         and found[0]["file"].endswith("cat_or_dog.png")
     )
     assert (
-        "1 to label next, 1 perhaps out of domain, 0 whose labels look wrong (cross-fitting is"
+        "1 to label next, 1 perhaps out of domain, 0 with labels that look wrong (cross-fitting is"
         " needed" in capsys.readouterr().out
     )
 
@@ -191,7 +191,7 @@ def test_labels_that_teacher_and_student_contradict_out_of_fold(run):
         ),
         folds=np.array([1, 2, 1, 2]),
     )
-    assert labels.write(run / "w", 1).endswith("2 whose labels look wrong")
+    assert labels.write(run / "w", 1).endswith("2 with labels that look wrong")
     found = rows(run / "w/labels_1.csv")
     wrong = [
         (row["file"], row["given"], row["teacher"], row["student"], row["confidence"])
@@ -223,7 +223,7 @@ def test_what_a_person_has_edited_stays(run):
     path = run / "w/labels_1.csv"
     labels.write(run / "w", 1)
     path.write_text(path.read_text().replace("cat", "dog", 1))
-    with pytest.raises(InputError, match="has been edited"):
+    with pytest.raises(InputError, match="was edited"):
         labels.write(run / "w", 1)
 
 
@@ -234,7 +234,7 @@ def test_a_student_that_has_not_answered(run):
     ):
         labels.main(str(run / "w"), None, 1)
     assert not (run / "w/labels_1.csv").exists()
-    assert labels.write(run / "w", 1, ask=1).endswith("so the teacher's alone count")
+    assert labels.write(run / "w", 1, ask=1).endswith("so only the teacher's answers count")
     found = rows(run / "w/labels_1.csv")
     assert {row["student"] for row in found} == {""} and [row["ask"] for row in found].count(
         "label_next"
@@ -288,5 +288,5 @@ def test_tasks_for_label_studio(run, capsys):
     assert "eel" in (run / "tasks.xml").read_text()
     for key in ANSWERS:
         (run / "unlabeled" / key).unlink()
-    with pytest.raises(InputError, match="are no files"):
+    with pytest.raises(InputError, match="are not files"):
         labels.write_tasks(run / "w", 1, run / "tasks.json")

@@ -183,7 +183,7 @@ def test_prepared_data_are_trained_on_alone(tmp_path, monkeypatch):
             {},
             "--data is missing: reduced_meta_pseudo_labels learns from what other stages make",
         ),
-        (FIXMATCH, {"pseudo_labeled": "p"}, "--pseudo_labeled is of no use without --data"),
+        (FIXMATCH, {"pseudo_labeled": "p"}, "--pseudo_labeled has no effect without --data"),
         (FIXMATCH, {"strategy": "multi_worker"}, "--strategy=multi_worker needs --data"),
         (FIXMATCH, {"init": "imagnet"}, r"--init=imagnet: .*did you mean imagenet\?"),
         (

@@ -88,7 +88,7 @@ def test_sections_of_other_names_are_known_by_what_they_hold():
             settings.check(bad)
     with config.unlocked():
         config.balanec = ConfigDict({"threshold": 0.5})
-    with pytest.raises(InputError, match=r"config\.balanec: no such setting; did you mean balance"):
+    with pytest.raises(InputError, match=r"config\.balanec is not a setting; did you mean balance"):
         settings.check(config)
 
 
@@ -166,7 +166,7 @@ def test_help_about_sections():
 
 
 FILTERED = "meta_pseudo_labels/imagenet_10pct.py"
-"""A recipe whose base only filters the pseudo-labels."""
+"""A recipe with a base that only filters the pseudo-labels."""
 
 
 @pytest.mark.parametrize(

@@ -199,7 +199,7 @@ def test_an_online_student_needs_its_teacher_alone(directories, uninterrupted, t
     with pytest.raises(
         InputError,
         match=(
-            r"--pseudo_labeled is of no use to student, whose method is noisy_student with"
+            r"--pseudo_labeled has no effect on student, which trains by noisy_student with"
             r" online=True"
         ),
     ):
@@ -208,7 +208,8 @@ def test_an_online_student_needs_its_teacher_alone(directories, uninterrupted, t
         )
     with pytest.raises(
         InputError,
-        match=r"--teacher is of no use to student, whose method is noisy_student with online=False",
+        match=r"--teacher has no effect on student, which trains by noisy_student with"
+        " online=False",
     ):
         main(tmp_path / "w", directories, teacher=str(uninterrupted))
     with pytest.raises(InputError, match=r"label_data_sample_prob is 0\.0; it must be above 0"):
