@@ -19,7 +19,7 @@ from training.losses import adjusted, cross_entropy, decayed
 from training.optimizers import gradient, kept_by_clipping, linear_factor, loss_scale
 from training.parts import accumulated, all_reduced, global_rows, in_turn
 from training.rematerialization import derivative_pass, statistics_kept, training_pass, weights_of
-from training.trainer import Trainer, hits
+from training.trainer import Trainer, is_correct
 
 
 class Step(NamedTuple):
@@ -199,7 +199,7 @@ class StudentTrainer(Trainer):
             share = loss / step.shares
         own = gradient(tape, share, self.student.trainable_variables, self.optimizer)
         self.logged["loss"].update_state(loss)
-        self.logged["agreement"].update_state(hits(pseudo, logits))
+        self.logged["agreement"].update_state(is_correct(pseudo, logits))
         return own
 
     def _label_feedback_again(

@@ -15,7 +15,7 @@ from training.losses import cross_entropy, l2, one_hot, smooth
 from training.optimizers import gradient
 from training.parts import alike, global_rows, pairs
 from training.supervised import Supervised
-from training.trainer import check_classifier, hits
+from training.trainer import check_classifier, is_correct
 
 
 def combine_losses(
@@ -187,5 +187,5 @@ class NoisyStudent(Supervised):
         self.log(
             loss=loss + decay, labeled_loss=labeled_loss, unlabeled_loss=unlabeled_loss, l2=decay
         )
-        self.log(top1=hits(targets, logits[:batch]), confidence=tf.reduce_max(q, -1))
+        self.log(top1=is_correct(targets, logits[:batch]), confidence=tf.reduce_max(q, -1))
         return gradients

@@ -273,7 +273,7 @@ class Trainer(tf.keras.Model):
         logits = tf.cast(self.model(x, training=False), tf.float32)  # (B, K)
         targets = one_hot(y, logits.shape[-1])
         self.logged["loss"].update_state(cross_entropy(targets, logits), sample_weight=weight)
-        self.logged["top1"].update_state(hits(targets, logits), sample_weight=weight)
+        self.logged["top1"].update_state(is_correct(targets, logits), sample_weight=weight)
         self.examples.update_state(tf.ones(tf.shape(logits)[0]), sample_weight=weight)
         return {
             "loss": self.logged["loss"].result(),
@@ -362,6 +362,6 @@ def check_classifier(model: tf.keras.Model, name: str, *, trained: bool = True) 
     return classes if isinstance(classes, int) else None
 
 
-def hits(targets: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+def is_correct(targets: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
     """Returns 1 where the largest logit is the largest target, else 0, float32 (B,)."""
     return tf.cast(tf.argmax(targets, -1) == tf.argmax(logits, -1), tf.float32)

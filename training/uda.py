@@ -19,7 +19,7 @@ from training.method import IMAGES, Method, Parts, network_of_three_views, weak_
 from training.optimizers import gradient
 from training.parts import accumulated, alike, global_rows, pairs
 from training.rematerialization import Pass
-from training.trainer import Trainer, hits
+from training.trainer import Trainer, is_correct
 
 LOGGED = ("labeled_loss", "uda_loss", "uda_confident", "top1")
 
@@ -73,7 +73,7 @@ class Objective(NamedTuple):
             "labeled_loss": labeled_loss,
             "uda_loss": uda,
             "uda_confident": confident,
-            "top1": hits(targets, logits.labeled),
+            "top1": is_correct(targets, logits.labeled),
         }
         return loss, values
 
