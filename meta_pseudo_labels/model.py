@@ -19,7 +19,7 @@ from training import layer_rates, uda
 from training.layer_rates import LayerRates
 from training.losses import one_hot
 from training.optimizers import gradient, linear_factor, loss_scale
-from training.parts import accumulated, alike, in_turn, pairs
+from training.parts import accumulated, alike, in_turn, two_pairs
 from training.rematerialization import statistics_kept, training_pass
 from training.trainer import check_classifier
 
@@ -414,7 +414,7 @@ class MetaPseudoLabels(FeedbackTrainer):
         self.teacher_layer_rates = layer_rates.find(self.teacher, decay, head_steps)
 
     def _inputs(self, data: Any) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
-        (x, y), (x_weak, x_strong) = pairs(data, "((x, y), (x_weak, x_strong))")
+        (x, y), (x_weak, x_strong) = two_pairs(data, "((x, y), (x_weak, x_strong))")
         x, x_weak, x_strong = alike(x, x_weak, x_strong)
         return x, y, x_strong, x_weak
 

@@ -13,7 +13,7 @@ from nets.noise import model_noise
 from noisy_student.settings import LOSS_NORMALIZATIONS, PSEUDO_LABELS
 from training.losses import cross_entropy, l2, one_hot, smooth
 from training.optimizers import gradient
-from training.parts import alike, global_rows, pairs
+from training.parts import alike, global_rows, two_pairs
 from training.supervised import Supervised
 from training.trainer import check_classifier, is_correct
 
@@ -145,7 +145,7 @@ class NoisyStudent(Supervised):
         if not isinstance(data[0], tuple):
             return super()._gradients(data, part)  # step 1
         parts, replicas = self.accumulation, tf.distribute.get_strategy().num_replicas_in_sync
-        (x, y), (x_u, q) = pairs(data, "((x, y), (x_u, q)), or (x, y)")
+        (x, y), (x_u, q) = two_pairs(data, "((x, y), (x_u, q)), or (x, y)")
         batch = tf.shape(x)[0]  # B
         # Step 2, within the step: the second of the pair is the clean image.
         if self.teacher is not None:

@@ -12,7 +12,7 @@ from typing import Any
 import tensorflow as tf
 
 
-def pairs(data: Any, form: str) -> Any:
+def two_pairs(data: Any, form: str) -> Any:
     """Returns the data set's element ((a, b), (c, d)), which `form` describes.
 
     Raises:
