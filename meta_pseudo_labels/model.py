@@ -19,7 +19,7 @@ from training import layer_rates, uda
 from training.layer_rates import LayerRates
 from training.losses import one_hot
 from training.optimizers import gradient, linear_factor, loss_scale
-from training.parts import accumulated, alike, in_turn, two_pairs
+from training.parts import accumulated, in_one_dtype, in_turn, two_pairs
 from training.rematerialization import statistics_kept, training_pass
 from training.trainer import check_classifier
 
@@ -415,7 +415,7 @@ class MetaPseudoLabels(FeedbackTrainer):
 
     def _inputs(self, data: Any) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
         (x, y), (x_weak, x_strong) = two_pairs(data, "((x, y), (x_weak, x_strong))")
-        x, x_weak, x_strong = alike(x, x_weak, x_strong)
+        x, x_weak, x_strong = in_one_dtype(x, x_weak, x_strong)
         return x, y, x_strong, x_weak
 
     def _teacher_pass(

@@ -13,7 +13,7 @@ from nets.noise import model_noise
 from noisy_student.settings import LOSS_NORMALIZATIONS, PSEUDO_LABELS
 from training.losses import cross_entropy, l2, one_hot, smooth
 from training.optimizers import gradient
-from training.parts import alike, global_rows, two_pairs
+from training.parts import global_rows, in_one_dtype, two_pairs
 from training.supervised import Supervised
 from training.trainer import check_classifier, is_correct
 
@@ -153,7 +153,7 @@ class NoisyStudent(Supervised):
         pseudo = pseudo_targets(
             q, self.pseudo_labels, self.temperature, self.label_smoothing
         )  # (μB, K)
-        images = tf.concat(alike(x, x_u), axis=0)  # (B + μB, H, W, 3)
+        images = tf.concat(in_one_dtype(x, x_u), axis=0)  # (B + μB, H, W, 3)
         rows = global_rows(batch, 0, part, parts)  # (B,)
         rows_u = global_rows(tf.shape(x_u)[0], batch * parts * replicas, part, parts)  # (μB,)
 

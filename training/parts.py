@@ -25,7 +25,7 @@ def two_pairs(data: Any, form: str) -> Any:
     return data
 
 
-def alike(*images: tf.Tensor) -> tuple[tf.Tensor, ...]:
+def in_one_dtype(*images: tf.Tensor) -> tuple[tf.Tensor, ...]:
     """Returns the batches in one type: as they are if they have one, else float32.
 
     So none is cut to another's bytes.

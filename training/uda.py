@@ -17,7 +17,7 @@ from nets.noise import model_noise
 from training.losses import adjusted, cross_entropy, l2, one_hot, smooth
 from training.method import IMAGES, Method, Parts, network_of_three_views, weak_and_strong_samples
 from training.optimizers import gradient
-from training.parts import accumulated, alike, global_rows, two_pairs
+from training.parts import accumulated, global_rows, in_one_dtype, two_pairs
 from training.rematerialization import Pass
 from training.trainer import Trainer, is_correct
 
@@ -187,7 +187,7 @@ class ThreeViewsTrainer(Trainer):
           ValueError: an element of another form, or one that does not divide into the parts.
         """
         (x, y), (x_weak, x_strong) = two_pairs(data, "((x, y), (x_weak, x_strong))")
-        x, x_weak, x_strong = alike(x, x_weak, x_strong)
+        x, x_weak, x_strong = in_one_dtype(x, x_weak, x_strong)
         self.move(accumulated(self._gradients, (x, y, x_weak, x_strong), self.accumulation))
         return {name: metric.result() for name, metric in self.logged.items()}
 
