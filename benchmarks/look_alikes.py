@@ -20,7 +20,7 @@ import PIL.Image
 from sklearn import datasets
 
 from benchmarks import report
-from data.duplicates import Seen
+from data.duplicates import KnownImages
 from data.examine import Examined, examine
 from data.sources import generator, open_collection
 
@@ -100,7 +100,7 @@ def found(pairs: Iterator[tuple[Examined, Examined]]) -> tuple[float, float]:
     for one, other in pairs:
         coarse = [image._replace(detail=b"") for image in (one, other)]
         results.append(
-            [bool(Seen(["k"], [a], near=True).find([b])) for a, b in ((one, other), coarse)]
+            [bool(KnownImages(["k"], [a], near=True).find([b])) for a, b in ((one, other), coarse)]
         )
     ours, before = np.mean(results, axis=0)
     return float(ours), float(before)
@@ -155,13 +155,13 @@ def main(photos: str | None = None, images: int = 200) -> None:
                 goal=1.0,
                 unit="share kept apart",
             )
-    seen = Seen([""] * len(known), known, near=True)
+    seen = KnownImages([""] * len(known), known, near=True)
     pairs = sum(int((image != other).sum()) for image, other, _ in [seen.alike(known)]) // 2
     coarse = [image._replace(detail=b"") for image in known]
     before_pairs = (
         sum(
             int((image != other).sum())
-            for image, other, _ in [Seen([""] * len(known), coarse, near=True).alike(coarse)]
+            for image, other, _ in [KnownImages([""] * len(known), coarse, near=True).alike(coarse)]
         )
         // 2
     )

@@ -21,7 +21,7 @@ import PIL.Image
 
 from cli.errors import InputError
 from data.draws import fold_numbers, validation_size
-from data.duplicates import Seen
+from data.duplicates import KnownImages
 from data.examine import Examined, examine
 from data.sources import Image, by_class, even_counts, generator, mixed
 
@@ -47,7 +47,7 @@ class Digits:
         """Returns the splits by name."""
         return self.images
 
-    def held_out(self) -> Seen:
+    def held_out(self) -> KnownImages:
         """Returns the images of the test and the validation split."""
         images = [image for name in ("test", "validation") for image in self.images.get(name, ())]
         known = [
@@ -55,7 +55,7 @@ class Digits:
             for image in images
             if isinstance(result := examine(image.encoded), Examined)
         ]
-        return Seen(
+        return KnownImages(
             [key for key, _ in known], [result for _, result in known], near=False
         )  # 8 pixels a side
 

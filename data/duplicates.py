@@ -31,7 +31,7 @@ _CHANGES = np.array([0, *(1 << bit for bit in range(16))], np.uint16)
 _BITS = np.array([bin(value).count("1") for value in range(256)], np.uint8)
 
 
-class Seen:
+class KnownImages:
     """Images to look up by file, by pixels and by looks, such as the held-out images.
 
     Memory is about 6 kB an image.
@@ -188,7 +188,7 @@ def alike(examined: Sequence[Examined], groups: Groups) -> tuple[Groups, list[tu
       The groups, and the pairs that joined them.
     """
     joined, pairs = Groups(groups.first), []
-    seen = Seen([""] * len(examined), examined, near=True)
+    seen = KnownImages([""] * len(examined), examined, near=True)
     for start in progress(
         range(0, len(examined), LOOK_UP), -(-len(examined) // LOOK_UP), "compare labeled"
     ):

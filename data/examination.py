@@ -16,7 +16,7 @@ from cli.errors import InputError
 from cli.progress import progress
 from data import fingerprint, formats
 from data.draws import Usable
-from data.duplicates import LOOK_UP, Seen
+from data.duplicates import LOOK_UP, KnownImages
 from data.examine import Examined, examine, other_kind
 from data.remarks import Remarks
 from data.repeats import Unseen
@@ -63,7 +63,7 @@ class Examination:
             examined.append(image if detail else image._replace(detail=b""))
         return Usable(collection, indices, examined, np.arange(len(indices)))
 
-    def unseen(self, collection: Collection, role: str, seen: Seen) -> Sequence[int]:
+    def unseen(self, collection: Collection, role: str, seen: KnownImages) -> Sequence[int]:
         """Returns the indices of the images that can be decoded and are not among those `seen`.
 
         Nothing else is kept of the images, so memory is 8 bytes an image. Raises InputError: see

@@ -31,7 +31,7 @@ from cli.errors import InputError
 from cli.files import remove_temporaries
 from cli.progress import progress
 from data import digits, fingerprint, protos, records, repeats, sources, splits, tfrecords
-from data.duplicates import Seen
+from data.duplicates import KnownImages
 from data.examination import Examination
 from data.settings import FORMATS, READ
 from data.sources import Image, Source, Split
@@ -291,7 +291,7 @@ class PseudoLabeled:
 
     @classmethod
     def open(
-        cls, data: ml_collections.ConfigDict, num_classes: int, held_out: Seen
+        cls, data: ml_collections.ConfigDict, num_classes: int, held_out: KnownImages
     ) -> PseudoLabeled:
         """Opens the shards of `config.data.pseudo_labeled`, without the images `held_out`.
 

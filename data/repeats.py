@@ -20,7 +20,7 @@ import numpy as np
 from cli.errors import InputError
 from data import duplicates
 from data.draws import Usable
-from data.duplicates import LOOK_UP, Seen
+from data.duplicates import LOOK_UP, KnownImages
 from data.examine import Examined
 from data.sources import PUBLISHED, Collection, printable, split_location
 
@@ -66,7 +66,7 @@ def settle(
     )
     labeled, test = parts[0], parts[1] if len(parts) > 1 else test
     if test is not None:
-        seen = Seen(
+        seen = KnownImages(
             [test.collection.key(index) for index in test.indices],
             test.examined,
             data.near_duplicates,
@@ -181,7 +181,9 @@ class Unseen:
         `bits`.
     """
 
-    def __init__(self, seen: Seen, role: str, total: int, left_out: list[dict[str, Any]]) -> None:
+    def __init__(
+        self, seen: KnownImages, role: str, total: int, left_out: list[dict[str, Any]]
+    ) -> None:
         self._seen, self._role, self._most, self._total, self._left_out = (
             seen,
             role,

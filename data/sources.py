@@ -31,7 +31,7 @@ from data.manifest import INDEX_ENDING
 from data.settings import FORMATS
 
 if TYPE_CHECKING:
-    from data.duplicates import Seen  # which needs TensorFlow
+    from data.duplicates import KnownImages  # which needs TensorFlow
 
 TFRECORD_FILES = r"^[^.]+(\.tfrecords?)?(-\d+-of-\d+)?$|\.tfrecords?(-\d+-of-\d+)?$"
 """Names of TFRecord files: `train-00000-of-01024`, `x.tfrecord-00000-of-00001`, `pool.tfrecord`,
@@ -102,7 +102,7 @@ class Source(Protocol):
         """Returns the splits by name, out of `SPLITS`; none is empty."""
         ...
 
-    def held_out(self) -> Seen:
+    def held_out(self) -> KnownImages:
         """Returns the images of the test and the validation split.
 
         They are to be recognized among images of other origin.

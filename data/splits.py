@@ -36,7 +36,7 @@ from cli.errors import InputError
 from cli.progress import progress
 from data import corrections, fingerprint, repeats
 from data.draws import Usable, draw_labeled, hold_out_fold, hold_out_validation, validation_size
-from data.duplicates import Seen
+from data.duplicates import KnownImages
 from data.examination import Examination
 from data.repeats import Unseen, none_left
 from data.sources import (
@@ -98,10 +98,10 @@ class SplitCollections:
     label_names: tuple[str, ...]
     facts: Mapping[str, Any]
     parts: Mapping[str, tuple[Part, ...]]
-    seen: Seen
+    seen: KnownImages
     read_from: Mapping[str, Any]
 
-    def held_out(self) -> Seen:
+    def held_out(self) -> KnownImages:
         """Returns the images of the test and the validation split."""
         return self.seen
 
@@ -204,7 +204,7 @@ def split_listed(
         data.labeled_as_unlabeled
     ]
 
-    seen = Seen(
+    seen = KnownImages(
         [part.collection.key(index) for part in held_out for index in part.indices],
         [image for part in held_out for image in part.examined],
         data.near_duplicates,
