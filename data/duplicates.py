@@ -181,7 +181,9 @@ def identical(examined: Sequence[Examined]) -> Groups:
     return groups
 
 
-def alike(examined: Sequence[Examined], groups: Groups) -> tuple[Groups, list[tuple[int, int]]]:
+def join_look_alikes(
+    examined: Sequence[Examined], groups: Groups
+) -> tuple[Groups, list[tuple[int, int]]]:
     """Groups the images that are in one of `groups` or look alike.
 
     Returns:

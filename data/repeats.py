@@ -76,7 +76,7 @@ def settle(
     groups = duplicates.identical(labeled.examined)
     identical = groups.repeated()
     if data.near_duplicates:
-        groups, pairs = duplicates.alike(labeled.examined, groups)
+        groups, pairs = duplicates.join_look_alikes(labeled.examined, groups)
         facts["look_alikes_of_several_classes"] = _of_several_classes(labeled, pairs, label_names)
     facts["repeated_labeled_images"] = {
         "identical": identical,

@@ -9,7 +9,7 @@ import PIL.Image
 import pytest
 from sklearn.datasets import load_digits, load_sample_image
 
-from data.duplicates import NEAR, KnownImages, alike, identical
+from data.duplicates import NEAR, KnownImages, identical, join_look_alikes
 from data.examine import Examined, examine
 from data.likeness import CORRELATION, DIFFERENCE, perceptual_hash, thumbnails_alike
 from tests.data.recipes import encode, pixels
@@ -232,6 +232,6 @@ def test_groups_of_images_that_look_alike():
     known += [jpeg(images[0], 50), jpeg(images[0], 80), jpeg(images[2], 60)]
     groups = identical(known)
     assert groups.first.tolist() == [0, 1, 2, 3, 4, 5, 2, 7, 8, 9]
-    together, pairs = alike(known, groups)
+    together, pairs = join_look_alikes(known, groups)
     assert together.first.tolist() == [0, 1, 2, 3, 4, 5, 2, 0, 0, 2]
     assert len(pairs) == together.repeated() - groups.repeated() == 3
