@@ -44,7 +44,7 @@ from data.corrections import Corrected, open_collections
 from data.records import read_manifest
 from data.sources import split_location
 from workflow import seen
-from workflow.seen import Seen
+from workflow.seen import ImageAnswers
 from workflow.stages import ENDING, Stage, model_directories, selection_of
 
 COLUMNS = (
@@ -265,7 +265,7 @@ def _wanted(workdir: Path) -> bool:
     return read_manifest(workdir / "data" / "unlabeled", "unlabeled").num_records <= MOST
 
 
-def choose(images: Sequence[Seen], ask: int) -> dict[int, str]:
+def choose(images: Sequence[ImageAnswers], ask: int) -> dict[int, str]:
     """Chooses the images to look at.
 
     Args:
@@ -294,7 +294,7 @@ def choose(images: Sequence[Seen], ask: int) -> dict[int, str]:
     return {i: kind for kind, places in kinds.items() for i in places}
 
 
-def _contradicted(image: Seen) -> bool:
+def _contradicted(image: ImageAnswers) -> bool:
     """Tells whether teacher and student both name another class than the label.
 
     False where their answers are unknown.
@@ -303,7 +303,7 @@ def _contradicted(image: Seen) -> bool:
 
 
 def _table(
-    images: Sequence[Seen],
+    images: Sequence[ImageAnswers],
     asks: Mapping[int, str],
     names: Sequence[str],
     where: Callable[[str, str], str],
