@@ -156,12 +156,14 @@ def main(photos: str | None = None, images: int = 200) -> None:
                 unit="share kept apart",
             )
     seen = KnownImages([""] * len(known), known, near=True)
-    pairs = sum(int((image != other).sum()) for image, other, _ in [seen.alike(known)]) // 2
+    pairs = sum(int((image != other).sum()) for image, other, _ in [seen.look_alikes(known)]) // 2
     coarse = [image._replace(detail=b"") for image in known]
     before_pairs = (
         sum(
             int((image != other).sum())
-            for image, other, _ in [KnownImages([""] * len(known), coarse, near=True).alike(coarse)]
+            for image, other, _ in [
+                KnownImages([""] * len(known), coarse, near=True).look_alikes(coarse)
+            ]
         )
         // 2
     )

@@ -77,7 +77,7 @@ class KnownImages:
           Index of each such image -> index of the image seen, and the bits, as in `find`.
         """
         found: dict[int, tuple[int, int]] = {}
-        for i, place, bits in zip(*(column.tolist() for column in self.alike(images))):
+        for i, place, bits in zip(*(column.tolist() for column in self.look_alikes(images))):
             if bits < found.get(i, (0, NEAR + 1))[1]:
                 found[i] = (place, bits)
         for i, candidate in enumerate(images):
@@ -195,7 +195,9 @@ def join_look_alikes(
         range(0, len(examined), LOOK_UP), -(-len(examined) // LOOK_UP), "compare labeled"
     ):
         first = joined.first[start : start + LOOK_UP]
-        image, other, _ = seen.alike(examined[start : start + LOOK_UP], _apart(first, joined.first))
+        image, other, _ = seen.look_alikes(
+            examined[start : start + LOOK_UP], _apart(first, joined.first)
+        )
         for i, j in zip(image.tolist(), other.tolist()):
             if joined.first[start + i] != joined.first[j]:
                 pairs.append((min(j, start + i), max(j, start + i)))

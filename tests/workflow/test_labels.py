@@ -17,7 +17,7 @@ from data import label_studio
 from data.protos import make_example, make_prediction
 from data.records import write_split
 from workflow import labels
-from workflow.labels import Seen
+from workflow.labels import ImageAnswers
 
 NAMES = ("cat", "dog", "eel")
 SETTINGS = {
@@ -208,7 +208,9 @@ def test_the_images_to_look_at_are_spread_over_the_classes():
     def seen(*probabilities):
         second, first = sorted(probabilities)[-2:]
         top = int(np.argmax(probabilities))
-        return Seen("", "unlabeled", top, first, 0, "", top, top, top, first, first - second)
+        return ImageAnswers(
+            "", "unlabeled", top, first, 0, "", top, top, top, first, first - second
+        )
 
     cats = [seen(0.50, 0.49, 0.01), seen(0.51, 0.48, 0.01), seen(0.52, 0.47, 0.01)]
     images = [*cats, seen(0.1, 0.8, 0.1), seen(0.1, 0.2, 0.7), seen(0.4, 0.3, 0.3)]
