@@ -19,7 +19,7 @@ from data.draws import Usable
 from data.duplicates import LOOK_UP, KnownImages
 from data.examine import Examined, examine, other_kind
 from data.remarks import Remarks
-from data.repeats import Unseen
+from data.repeats import HeldOutFilter
 from data.sources import Collection, ordered_map
 
 LOOK_AHEAD = 1000
@@ -70,7 +70,7 @@ class Examination:
         `examined`.
         """
         indices = array.array("q")
-        unseen = Unseen(seen, role, len(collection.labels), self.duplicates)
+        unseen = HeldOutFilter(seen, role, len(collection.labels), self.duplicates)
         pairs = self.examined(collection, role)
         while block := list(itertools.islice(pairs, LOOK_UP)):
             found = [index for index, _ in block]

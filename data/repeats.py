@@ -71,7 +71,7 @@ def settle(
             test.examined,
             data.near_duplicates,
         )
-        unseen = Unseen(seen, "labeled", len(labeled.indices), facts[f"{LEFT_OUT}labeled"])
+        unseen = HeldOutFilter(seen, "labeled", len(labeled.indices), facts[f"{LEFT_OUT}labeled"])
         labeled = labeled.pick(unseen.places(labeled.collection, labeled.indices, labeled.examined))
     groups = duplicates.identical(labeled.examined)
     identical = groups.repeated()
@@ -170,7 +170,7 @@ def _of_several_classes(
     ]
 
 
-class Unseen:
+class HeldOutFilter:
     """Leaves held-out images out of another set of images.
 
     Args:

@@ -38,7 +38,7 @@ from data import corrections, fingerprint, repeats
 from data.draws import Usable, draw_labeled, hold_out_fold, hold_out_validation, validation_size
 from data.duplicates import KnownImages
 from data.examination import Examination
-from data.repeats import Unseen, none_left
+from data.repeats import HeldOutFilter, none_left
 from data.sources import (
     WITH_TEST,
     WITHOUT_PATH,
@@ -209,7 +209,7 @@ def split_listed(
         [image for part in held_out for image in part.examined],
         data.near_duplicates,
     )
-    unseen = Unseen(seen, "labeled", len(as_unlabeled.indices), found.duplicates)
+    unseen = HeldOutFilter(seen, "labeled", len(as_unlabeled.indices), found.duplicates)
     places = unseen.places(as_unlabeled.collection, as_unlabeled.indices, as_unlabeled.examined)
     pools: list[Sequence[int]] = [as_unlabeled.pick(places).indices]
     if "unlabeled" in listed:

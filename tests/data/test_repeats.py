@@ -235,7 +235,9 @@ def test_too_many_look_alikes_stop_the_stage():
 
     left_out: list = []
     assert (
-        repeats.Unseen(Found(), "unlabeled", 1000, left_out).places(Files(), range(50), [None] * 50)
+        repeats.HeldOutFilter(Found(), "unlabeled", 1000, left_out).places(
+            Files(), range(50), [None] * 50
+        )
         == []
     )
     assert len(left_out) == 50
@@ -246,8 +248,12 @@ def test_too_many_look_alikes_stop_the_stage():
             r" .*near_duplicates=False"
         ),
     ):
-        repeats.Unseen(Found(), "unlabeled", 1000, []).places(Files(), range(51), [None] * 51)
-    many = repeats.Unseen(Found(), "unlabeled", 100, [])  # the share is 5 images, and 20 are few
+        repeats.HeldOutFilter(Found(), "unlabeled", 1000, []).places(
+            Files(), range(51), [None] * 51
+        )
+    many = repeats.HeldOutFilter(
+        Found(), "unlabeled", 100, []
+    )  # the share is 5 images, and 20 are few
     many.places(Files(), range(20), [None] * 20)
     with pytest.raises(InputError):
         many.places(Files(), range(1), [None])
