@@ -86,7 +86,7 @@ class KnownImages:
                     found[i] = (self._identical[mark], -1)
         return found
 
-    def alike(
+    def look_alikes(
         self,
         images: Sequence[Examined],
         wanted: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None,

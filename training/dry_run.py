@@ -176,12 +176,12 @@ def _network(
     kept: bool,
 ) -> list[str]:
     """Describes one network of a training. `kept`: whether its average is what is served."""
-    steps, batch, more = (
+    steps, batch, unlabeled_images = (
         train["steps"],
         train["batch_size"],
         train["batch_size"] * train["unlabeled_ratio"],
     )
-    first = batch if train.get("labeled", True) else 0
+    labeled_images = batch if train.get("labeled", True) else 0
     frozen = train.get("frozen_blocks", 0)
     fixed = train.get("frozen_batch_norm", False)
     parameters = count_parameters(model, counts["classes"], size, frozen, fixed)
@@ -195,7 +195,7 @@ def _network(
     return [
         f"{name}: {model['name']}, {parameters}, {pixels}",
         (
-            f"  {steps:,} steps of {first:,} + {more:,} images"
+            f"  {steps:,} steps of {labeled_images:,} + {unlabeled_images:,} images"
             f" ({steps * batch / counts['labeled']:.1f} labeled epochs)"
         ),
         f"  learning rate: {rates}",

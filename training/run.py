@@ -103,7 +103,7 @@ def train(
     labeled, unlabeled = inputs.labeled, inputs.unlabeled
     profile = _profile(devices.profile_steps, section.steps)
     batch, ratio = section.batch_size, section.unlabeled_ratio
-    first, more = batch if section.get("labeled", True) else 0, batch * ratio  # images of a step
+    labeled_images, unlabeled_images = batch if section.get("labeled", True) else 0, batch * ratio
     where = strategy.create(devices.strategy, devices.cpu_devices, devices.tpu)
     if section.precision == "mixed_float16" and strategy.device_kind(where) == "TPU":
         raise InputError("precision=mixed_float16 is for GPUs; on a TPU take mixed_bfloat16")
@@ -137,7 +137,7 @@ def train(
         f"{spec.architecture['name']}: {counted}, {spec.preprocessing.image_size} px,"
         f" {labeled.num_records} labeled images"
         + (f", {unlabeled.num_records} {unlabeled.name.replace('_', '-')}" if unlabeled else "")
-        + f"; {section.steps} steps of {first} + {more} images,"
+        + f"; {section.steps} steps of {labeled_images} + {unlabeled_images} images,"
         f" {section.steps / steps_per_epoch:.1f} epochs, "
         + f"{replicas} replicas, each on one {_device(where)}",
         flush=True,
@@ -173,7 +173,7 @@ def train(
         ),
         workdir,
         steps=section.steps,
-        images_per_step=first + more,
+        images_per_step=labeled_images + unlabeled_images,
         log_every=section.log_every,
         checkpoint_every=section.checkpoint_every,
         evaluate_every=section.evaluate_every,
@@ -210,7 +210,7 @@ def train(
     summary = {
         "steps": last["step"],
         "parameters": parameters,
-        "images_seen": last["step"] * (first + more),
+        "images_seen": last["step"] * (labeled_images + unlabeled_images),
         "replicas": replicas,
         "seconds": last["seconds"],  # of the steps and their evaluations, over all starts
         "last": last,
@@ -309,7 +309,7 @@ def batches(
     For `start_step`, `pipelines` and `replicas` see `pipeline.train_batches`.
     """
     options = {"seed": seed, "start_step": start_step, "pipelines": pipelines, "replicas": replicas}
-    more = section.batch_size * section.unlabeled_ratio
+    unlabeled_images = section.batch_size * section.unlabeled_ratio
     clean = model_dir.read_spec(inputs.teacher).preprocessing if inputs.teacher else None
     return method.batches(
         section,
@@ -318,7 +318,7 @@ def batches(
             inputs.unlabeled,
             preprocessing,
             section.batch_size,
-            more,
+            unlabeled_images,
             options,
             clean,
         ),

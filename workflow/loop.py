@@ -295,7 +295,7 @@ def _done(directory: Path, summary: dict[str, Any]) -> str:
 
 
 def extended(
-    config: ConfigDict, folders: dict[str, str], workdir: Path, more: str, *, open_it: bool
+    config: ConfigDict, folders: dict[str, str], workdir: Path, added: str, *, open_it: bool
 ) -> ConfigDict:
     """Returns `config` with the iterations that `--iterations=+N` asks for.
 
@@ -305,7 +305,7 @@ def extended(
       config: recipe of the run.
       folders: source directories of the run, by flag name.
       workdir: work directory of the run.
-      more: value of the flag.
+      added: value of the flag.
       open_it: open a finished run for the new iterations. Its evaluation and the fine-tuned model
         are kept under other names.
 
@@ -313,12 +313,12 @@ def extended(
       InputError: N is not a number, there is no such run in `workdir`, or the run stopped by its
         patience.
     """
-    if not re.fullmatch(r"\+[1-9][0-9]*", more):
+    if not re.fullmatch(r"\+[1-9][0-9]*", added):
         raise InputError(
-            f"--iterations={more} must be +1, +2, ...; for a new run use --config.iterations=N"
+            f"--iterations={added} must be +1, +2, ...; for a new run use --config.iterations=N"
         )
     if not (workdir / "config.json").exists():
-        raise InputError(f"--iterations={more}: there is no run in {workdir} to continue")
+        raise InputError(f"--iterations={added}: there is no run in {workdir} to continue")
     config = config.copy_and_resolve_references()
     config.iterations = read_json(workdir / "config.json", {"iterations": int})["iterations"]
     # A finished run must be the same in all other settings. A dry run only looks.
@@ -333,12 +333,12 @@ def extended(
         before = len(done["students"])
         if config.patience and exhausted(done.get("validation_top1", []), config.patience):
             raise InputError(
-                f"--iterations={more}: the run in {workdir} stopped by its patience; start a new "
+                f"--iterations={added}: the run in {workdir} stopped by its patience; start a new "
                 "run with more patience"
             )
         # Otherwise this command was killed after it had written the new number.
         if before == config.iterations:
-            config.iterations += int(more)
+            config.iterations += int(added)
         # The summary goes last: until then the same command finds all that there is to do.
         if open_it:
             for name in ("evaluation", "finetuned"):

@@ -315,15 +315,15 @@ def plan(
         tuning = {**devices, "init": model, "data": data}
         stages.append(Stage("finetune", "run_finetune.sh", models[-1], tuning))
     names = ",".join(str(path) for path in models)
-    more = {"init": options["init"]} if options.get("init") else {}
-    more |= devices if options.get("strategy", "auto") != "auto" else {}
+    extra = {"init": options["init"]} if options.get("init") else {}
+    extra |= devices if options.get("strategy", "auto") != "auto" else {}
     return [
         *stages,
         Stage(
             "evaluate",
             "run_evaluate.sh",
             evaluation,
-            {"data": data, "model": names, "split": config.evaluate.split, **more},
+            {"data": data, "model": names, "split": config.evaluate.split, **extra},
         ),
         Stage(
             "export",

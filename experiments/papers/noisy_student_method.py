@@ -134,7 +134,7 @@ SETUP = (
     ),
     Row(
         "Section 3.1, the validation images filtered out of the unlabeled ones",
-        "`data/duplicates.py`, `KnownImages`; `data/repeats.py`, `Unseen`",
+        "`data/duplicates.py`, `KnownImages`; `data/repeats.py`, `HeldOutFilter`",
         RUN,
         commands=(test("data/test_duplicates.py"), test("data/test_repeats.py")),
         ran=("tests/data/test_duplicates.py", "docs/data.md#images-that-come-again"),
