@@ -215,8 +215,8 @@ def aggregate(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> dict[s
             gains[key] = gain_over_seeds(found[trained[0]], found[trained[-1]])._asdict()
         if trained and probe.NAME in names:
             over_probe[key] = gain_over_seeds(found[probe.NAME], found[trained[-1]])._asdict()
-    told = {"gains_over_probe": over_probe} if over_probe else {}
-    return {"numbers": numbers, "gains": gains, **told}
+    probe_gains = {"gains_over_probe": over_probe} if over_probe else {}
+    return {"numbers": numbers, "gains": gains, **probe_gains}
 
 
 def _described(values: Sequence[Any]) -> dict[str, Any]:
@@ -253,8 +253,8 @@ def _gain(gain: Mapping[str, Any], better: str) -> list[str]:
     sign = 1 if better == "higher" else -1
     count = sum(sign * value > 0 for value in gain["values"])
     p = gain["p_value"]
-    told = "–" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
-    return [_mean(gain, "+"), f"{count} of {len(gain['values'])}", told]
+    p_value = "–" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
+    return [_mean(gain, "+"), f"{count} of {len(gain['values'])}", p_value]
 
 
 def _mean(described: Mapping[str, Any], sign: str = "") -> str:

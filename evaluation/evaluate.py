@@ -149,8 +149,8 @@ def main(
     if evaluations:
         summary["figures"] = _draw(directory, [e for e in evaluations if e.name in candidates])
     seconds = time.monotonic() - began
-    told = (evaluations, candidates, inputs, manifest, sys.argv, seconds)
-    summary["report"] = str(report.write(directory, summary, *told))
+    about_the_run = (evaluations, candidates, inputs, manifest, sys.argv, seconds)
+    summary["report"] = str(report.write(directory, summary, *about_the_run))
     finish(workdir, summary, f"{workdir} is done: nothing to evaluate\n{table(summary)}")
     print(table(summary))
     print(f"report: {summary['report']}")

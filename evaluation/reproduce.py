@@ -137,11 +137,11 @@ def listing() -> str:
     """Returns a line per released checkpoint: what is published, and the command to compare it."""
     lines = []
     for row in rows():
-        told = ", ".join(f"{key} {value:g}" for key, value in figures(row).items())
+        published = ", ".join(f"{key} {value:g}" for key, value in figures(row).items())
         command = (
             f"./run_tool.sh reproduce --name={row.name}:{row.network} --imagenet=DIR --workdir=W"
         )
-        lines.append(f"{row.name}:{row.network}\n    published: {told}\n    {command}")
+        lines.append(f"{row.name}:{row.network}\n    published: {published}\n    {command}")
     return "\n".join([*lines, "Meta Pseudo Labels: no checkpoint was released"])
 
 
@@ -193,7 +193,7 @@ def compare(row: Published, directory: Path, sets: Mapping[str, str]) -> int:
     ]
     sides = {suite: side(suite, Path(path)) for suite, path in sets.items()}
     ours = dict(numbers(models[model], sides))
-    lines, outside, told = [], 0, {}
+    lines, outside, found_numbers = [], 0, {}
     for key, figure in figures(row).items():
         if key not in ours:
             lines.append(
@@ -203,7 +203,12 @@ def compare(row: Published, directory: Path, sets: Mapping[str, str]) -> int:
         value, low, high = ours[key]
         inside = low - 0.05 <= figure <= high + 0.05  # it is rounded to a tenth
         outside += not inside
-        told[key] = {"ours": value, "interval": [low, high], "published": figure, "inside": inside}
+        found_numbers[key] = {
+            "ours": value,
+            "interval": [low, high],
+            "published": figure,
+            "inside": inside,
+        }
         verdict = "reproduced" if inside else "NOT REPRODUCED"
         lines.append(
             f"{key:<16}{value:>8.2f}{f'{low:.2f} to {high:.2f}':>18}{figure:>11.2f}  {verdict}"
@@ -215,7 +220,8 @@ def compare(row: Published, directory: Path, sets: Mapping[str, str]) -> int:
         for key in more
     ]
     write_json(
-        directory / "comparison.json", {"weights": f"{row.name}:{row.network}", "numbers": told}
+        directory / "comparison.json",
+        {"weights": f"{row.name}:{row.network}", "numbers": found_numbers},
     )
     print(
         f"{row.name}:{row.network}\n{'number':<16}{'ours':>8}{'95 % interval':>18}{'published':>11}"

@@ -120,8 +120,8 @@ def _compared(numbers: Numbers, plans: list[Plan]) -> Iterable[str]:
     if not found:
         known = ", ".join(dict.fromkeys(name for plan in plans for name in plan))
         yield f"there is no training {numbers.training!r}; the commands have {known or 'none'}"
-    for told, (name, value) in itertools.product(found, numbers.values.items()):
-        here = told.get(name)
+    for here_by_name, (name, value) in itertools.product(found, numbers.values.items()):
+        here = here_by_name.get(name)
         wanted = value.here if isinstance(value, Differs) else value
         if not _same(here, wanted, TOLERANCE if name in ROUNDED else 1e-6):
             yield f"{numbers.training}.{name} is {here!r}; {numbers.source}: {wanted!r}"
