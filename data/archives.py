@@ -95,7 +95,7 @@ class ArchiveImages:
         """Returns ARCHIVE/NAME, without the archive's folder."""
         return f"{os.path.basename(self._paths[self._file[index]])}/{self._names[index]}"
 
-    def where(self, index: int) -> str:
+    def describe(self, index: int) -> str:
         """Returns archive and name."""
         return f"{printable(self._paths[self._file[index]])}: {printable(self._names[index])}"
 
@@ -280,17 +280,17 @@ def _label(images: ArchiveImages, classes: dict[str, str], request: Request) -> 
         for i, text in enumerate(stored):
             if not text.isdigit() or not 0 <= int(text) - request.label_offset < 2**31:
                 raise request.error(
-                    f"{images.where(i)} has class {text or '(no .cls)'}; a number of at least "
+                    f"{images.describe(i)} has class {text or '(no .cls)'}; a number of at least "
                     f"{request.label_offset} is needed"
                 )
         images.labels = np.array([int(text) - request.label_offset for text in stored], np.int32)
-        check_numbers(images.labels, images.where, request)
+        check_numbers(images.labels, images.describe, request)
         images.label_names = tuple(str(label) for label in range(int(images.labels.max()) + 1))
         return
     folders = [os.path.basename(os.path.dirname(images.name(i))) for i in range(len(images))]
     if not all(folders):
         raise request.error(
-            f"{images.where(folders.index(''))} has no class: it has no .cls file, and it is not "
+            f"{images.describe(folders.index(''))} has no class: it has no .cls file, and it is not "
             "in a folder"
         )
     for name in sorted(set(folders)):

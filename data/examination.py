@@ -98,10 +98,10 @@ class Examination:
         results = ordered_map(_look_at, read)
         for index, (result, kind) in enumerate(progress(results, total, f"check {role}")):
             if not isinstance(result, str):
-                odd.add(result, int(collection.labels[index]), collection.where(index))
+                odd.add(result, int(collection.labels[index]), collection.describe(index))
                 yield index, result
                 continue
-            where = collection.where(index)
+            where = collection.describe(index)
             kinds.update([kind] if kind else [])
             if self.on_error == "fail":
                 more = Counter(

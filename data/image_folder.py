@@ -82,7 +82,7 @@ class FolderImages:
         """Returns the path below the root."""
         return self._files[index].key
 
-    def where(self, index: int) -> str:
+    def describe(self, index: int) -> str:
         """Returns the path, and the place in the list that names it."""
         file = self._files[index]
         return printable(file.path) + (f" ({file.place})" if file.place else "")

@@ -128,7 +128,7 @@ def _without_contradictions(
 
     def where(place: int) -> str:
         part, index = places[place]
-        return part.collection.where(index)
+        return part.collection.describe(index)
 
     if len(pictures) and on_error == "fail":
         one = int(pictures[0])
@@ -160,9 +160,9 @@ def _of_several_classes(
     labels = labeled.labels()
     return [
         {
-            "file": labeled.collection.where(labeled.indices[one]),
+            "file": labeled.collection.describe(labeled.indices[one]),
             "class": label_names[labels[one]],
-            "looks_like": labeled.collection.where(labeled.indices[other]),
+            "looks_like": labeled.collection.describe(labeled.indices[other]),
             "class_of_that": label_names[labels[other]],
         }
         for one, other in pairs
@@ -207,7 +207,7 @@ class HeldOutFilter:
             found = self._seen.find(examined[start : start + LOOK_UP])
             for place, index in enumerate(indices[start : start + LOOK_UP]):
                 if place in found:
-                    self._leave_out({"file": collection.where(index), **found[place]})
+                    self._leave_out({"file": collection.describe(index), **found[place]})
                 else:
                     kept.append(start + place)
         return kept

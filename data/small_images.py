@@ -52,7 +52,7 @@ class PixelImages:
         """Returns the number within the part, in the original order."""
         return f"{self._name}/{index:06d}"
 
-    def where(self, index: int) -> str:
+    def describe(self, index: int) -> str:
         """Returns the key: the image has no separate file."""
         return self.key(index)
 

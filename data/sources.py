@@ -134,7 +134,7 @@ class Collection(Protocol):
         """Returns a stable name of an image, unique within the collection."""
         ...
 
-    def where(self, index: int) -> str:
+    def describe(self, index: int) -> str:
         """Says where an image is, for people."""
         ...
 

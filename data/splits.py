@@ -70,7 +70,7 @@ class Part:
         for index, encoded in zip(self.indices, self.collection.read(self.indices)):
             if isinstance(encoded, str):
                 raise InputError(
-                    f"{self.collection.where(index)} was readable before and is not now "
+                    f"{self.collection.describe(index)} was readable before and is not now "
                     f"({encoded}); run the command again"
                 )
             label = int(self.collection.labels[index]) if with_labels else None
@@ -302,7 +302,7 @@ def _check_keys(collection: Collection, role: str) -> None:
     for index in range(total) if doubled else ():
         key = collection.key(index)
         if key_hash(key) in doubled and first.setdefault(key, index) != index:
-            one, other = collection.where(first[key]), collection.where(index)
+            one, other = collection.describe(first[key]), collection.describe(index)
             mend = "rename one of them"
             if isinstance(collection, RecordImages) and (balanced := collection.balanced()):
                 mend = (
@@ -319,7 +319,7 @@ def _check_labels(collection: Collection, role: str) -> None:
     num_classes = len(collection.label_names)
     wrong = np.flatnonzero((collection.labels < 0) | (collection.labels >= num_classes))
     if len(wrong):
-        where, label = collection.where(int(wrong[0])), collection.labels[wrong[0]]
+        where, label = collection.describe(int(wrong[0])), collection.labels[wrong[0]]
         raise InputError(
             f"--{role}: {where} has class {label}; the {num_classes} classes are"
             f" 0..{num_classes - 1}"

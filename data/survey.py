@@ -82,9 +82,9 @@ class _Some:
         """See `Collection`."""
         return self._whole.key(self._indices[index])
 
-    def where(self, index: int) -> str:
+    def describe(self, index: int) -> str:
         """See `Collection`."""
-        return self._whole.where(self._indices[index])
+        return self._whole.describe(self._indices[index])
 
     def read(self, indices: Iterable[int]) -> Iterator[bytes | str]:
         """See `Collection`."""

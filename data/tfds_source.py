@@ -84,7 +84,7 @@ class TfdsImages:
         """Returns data set, version and split, and the number in TFDS's order."""
         return f"{self._name}/{index:08d}"
 
-    def where(self, index: int) -> str:
+    def describe(self, index: int) -> str:
         """Returns the key."""
         return self.key(index)
 

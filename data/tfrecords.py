@@ -64,7 +64,7 @@ class RecordImages:
         self.labels = np.asarray(labels, np.int32)
         self.label_names: tuple[str, ...] = ()
         if request.role in ("labeled", "test"):
-            check_numbers(self.labels, self.where, request)
+            check_numbers(self.labels, self.describe, request)
             self.label_names = _label_names(self.labels, names)
 
     def _list(
@@ -132,7 +132,7 @@ class RecordImages:
             return directory
         return ""
 
-    def where(self, index: int) -> str:
+    def describe(self, index: int) -> str:
         """Returns file and record."""
         return (
             f"{printable(self._paths[self._file[index]])}: record {self._number[index]} (counting"
@@ -291,6 +291,6 @@ def pseudo_labeled(images: RecordImages, usable: Iterable[int]) -> Iterator[byte
             Exception
         ) as error:  # protobuf's DecodeError has no public home; or the file is gone, or another
             raise InputError(
-                f"{images.where(index)} was readable before and is not now; run the command again"
+                f"{images.describe(index)} was readable before and is not now; run the command again"
             ) from error
         yield example

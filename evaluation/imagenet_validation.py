@@ -70,5 +70,5 @@ def _require_order(
 def _examples(images: ArchiveImages | RecordImages) -> Iterator[bytes]:
     for index, encoded in enumerate(images.read(range(len(images.labels)))):
         if isinstance(encoded, str):
-            raise InputError(f"--imagenet: {images.where(index)}: {encoded}; get the file again")
+            raise InputError(f"--imagenet: {images.describe(index)}: {encoded}; get the file again")
         yield make_example(encoded, images.key(index), label=int(images.labels[index]))

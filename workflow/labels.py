@@ -370,4 +370,4 @@ def paths(data: Path) -> tuple[Callable[[str, str], str], Set[str]]:
 def _files(collection: Any) -> Iterable[tuple[str, str]]:
     if hasattr(collection, "files"):
         return ((file.key, file.path) for file in collection.files())
-    return ((collection.key(i), collection.where(i)) for i in range(len(collection.labels)))
+    return ((collection.key(i), collection.describe(i)) for i in range(len(collection.labels)))

@@ -115,7 +115,7 @@ def test_rows_that_can_be_skipped(folder):
     assert [problem["file"] for problem in found.problems] == [f"{folder / 'l.csv'}, line 4"]
     contents = list(found.read(range(2)))
     assert contents[0] == b"a.png" and "No such file" in contents[1]
-    assert found.where(1) == f"{folder / 'missing.png'} (l.csv, line 3)"
+    assert found.describe(1) == f"{folder / 'missing.png'} (l.csv, line 3)"
 
 
 def test_a_change_of_a_label_is_noticed(folder):

@@ -230,7 +230,7 @@ def test_too_many_look_alikes_stop_the_stage():
             return {i: {"of": str(i % 2), "bits": 3} for i in range(len(images))}
 
     class Files:
-        def where(self, index):
+        def describe(self, index):
             return f"{index}.png"
 
     left_out: list = []
