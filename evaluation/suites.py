@@ -228,7 +228,7 @@ def _run_p(classifier: Classifier, inputs: Inputs, settings: Settings, folder: F
         classifier, pending, settings.batch_size, predict.answers, preprocessing
     ):
         name, frames = named[examples.name]
-        answers = sequences(result.keys, result.values["answers"], frames, examples.where)
+        answers = sequences(result.keys, result.values["answers"], frames, examples.origin)
         names = np.array(
             [str(key).rsplit("#", 1)[0] for key in result.keys[::frames]]
         )  # without the frame's number
