@@ -290,8 +290,8 @@ def _label(images: ArchiveImages, classes: dict[str, str], request: Request) -> 
     folders = [os.path.basename(os.path.dirname(images.name(i))) for i in range(len(images))]
     if not all(folders):
         raise request.error(
-            f"{images.describe(folders.index(''))} has no class: it has no .cls file, and it is not "
-            "in a folder"
+            f"{images.describe(folders.index(''))} has no class: it has no .cls file, and it is "
+            "not in a folder"
         )
     for name in sorted(set(folders)):
         if printable(name) != name:

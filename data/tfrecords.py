@@ -291,6 +291,7 @@ def pseudo_labeled(images: RecordImages, usable: Iterable[int]) -> Iterator[byte
             Exception
         ) as error:  # protobuf's DecodeError has no public home; or the file is gone, or another
             raise InputError(
-                f"{images.describe(index)} was readable before and is not now; run the command again"
+                f"{images.describe(index)} was readable before and is not now; run the command"
+                " again"
             ) from error
         yield example

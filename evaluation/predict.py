@@ -159,8 +159,8 @@ def _blame(sets: Sequence[Examples], error: Exception) -> InputError:
             )
         if found != examples.count:
             return InputError(
-                f"{examples.origin} holds {found} examples, not the {examples.count} announced; make"
-                " the data again"
+                f"{examples.origin} holds {found} examples, not the {examples.count} announced;"
+                " make the data again"
             )
     reason = " ".join(str(error).split())[:200]
     return InputError(f"{sets[0].origin} cannot be used ({reason})")
@@ -283,8 +283,8 @@ def check(examples: Examples, keys: np.ndarray, labels: np.ndarray) -> np.ndarra
     origin = examples.origin
     if len(keys) != examples.count:
         raise InputError(
-            f"{origin} holds {len(keys)} examples, not the {examples.count} announced; make the data"
-            " again"
+            f"{origin} holds {len(keys)} examples, not the {examples.count} announced; make the"
+            " data again"
         )
     # Shards made elsewhere have no keys; their examples get their place as key.
     decoded = (
