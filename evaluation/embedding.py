@@ -64,7 +64,7 @@ def features_of(
         values = below(batch["image"]).numpy()  # (B, C)
         found.append((batch["key"].numpy()[real], batch["label"].numpy()[real], values[real]))
     keys, labels, features = (np.concatenate(parts) for parts in zip(*found))
-    return predict.check(examples, keys, labels), labels, features
+    return predict.check_keys(examples, keys, labels), labels, features
 
 
 def some(examples: Examples, most: int = MOST_POINTS) -> Examples:

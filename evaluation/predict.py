@@ -274,7 +274,7 @@ def _require_finite(probabilities: np.ndarray, keys: np.ndarray, classifier: Cla
         )
 
 
-def check(examples: Examples, keys: np.ndarray, labels: np.ndarray) -> np.ndarray:
+def check_keys(examples: Examples, keys: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Returns the keys (bytes [N]) as unicode strings, once the examples are checked.
 
     Raises:
@@ -305,7 +305,7 @@ def check(examples: Examples, keys: np.ndarray, labels: np.ndarray) -> np.ndarra
 def _finish(examples: Examples, collected: _Collected, seconds: float) -> Predictions:
     keys = np.concatenate(collected.keys) if collected.keys else np.zeros([0], object)
     labels = np.concatenate(collected.labels) if collected.labels else np.zeros([0], np.int64)
-    keys = check(examples, keys, labels)
+    keys = check_keys(examples, keys, labels)
     values = {
         name: np.concatenate([part[name] for part in collected.values])
         for name in collected.values[0]

@@ -400,7 +400,7 @@ def _run_adversarial(
         for name, array in arrays.items():
             collected[name].append(array)
     merged = {name: np.concatenate(arrays) for name, arrays in collected.items()}
-    merged["keys"] = predict.check(examples, merged["keys"], merged["labels"])
+    merged["keys"] = predict.check_keys(examples, merged["keys"], merged["labels"])
     merged["fgsm"] = merged["fgsm"].T  # (E, N)
     values = {
         "examples": examples.count,
