@@ -295,7 +295,7 @@ def coefficients(model: Mapping[str, Any]) -> tuple[float, float, bool]:
     )
 
 
-def check(model: Mapping[str, Any]) -> None:
+def check_settings(model: Mapping[str, Any]) -> None:
     """Raises InputError for an impossible width, depth, stride or survival probability."""
     survival = model.get("survival_probability")
     width, depth, lite = coefficients(model)

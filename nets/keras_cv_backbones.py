@@ -225,7 +225,7 @@ def reduction(model: Mapping[str, Any]) -> int | None:
     return 32 if find(model["name"]).kind.startswith(("EfficientNetV2", "MobileNetV3")) else None
 
 
-def check(model: Mapping[str, Any]) -> None:
+def check_settings(model: Mapping[str, Any]) -> None:
     """Raises InputError where a setting of a recipe's `model` cannot be kept by its backbone."""
     if (
         find(model["name"]).kind != "EfficientNetV2Backbone"

@@ -23,7 +23,7 @@ from nets.noise import Dropout
 VARIANTS = ("standard", "release")
 
 
-def check(model: Mapping[str, Any]) -> None:
+def check_settings(model: Mapping[str, Any]) -> None:
     """Raises InputError where the name of a recipe's `model` is not a Wide ResNet's."""
     _parse(model["name"])
 
