@@ -174,7 +174,9 @@ def convert(
         0. The message lists all of them.
     """
     table = names.of_architecture(spec.architecture, spec.num_classes)
-    weight_files.check(source, table, spec.architecture["name"], with_classifier=not fresh_head)
+    weight_files.check_shapes(
+        source, table, spec.architecture["name"], with_classifier=not fresh_head
+    )
     network = spec.build()
     variables = {variable.name.partition(":")[0]: variable for variable in network.weights}
     waiting, problems = set(variables), []

@@ -3,7 +3,7 @@
 Each format becomes a :class:`WeightFile`: which variables it holds under its own names, and how to
 read one of them in Keras's layout. Keras files are ``.h5`` or ``.keras``, timm's are safetensors,
 PyTorch's are old state dicts. Code in a file is not executed, and other files that it refers to are
-not read. No value is used before :func:`check` has compared every name and every shape.
+not read. No value is used before :func:`check_shapes` has compared every name and every shape.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def _in_directory(directory: Path) -> Path:
     return found[0]
 
 
-def check(
+def check_shapes(
     source: WeightFile, table: tuple[Weight, ...], model: str, *, with_classifier: bool
 ) -> None:
     """Compares every name and shape of the file with those of the model.

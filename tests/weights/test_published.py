@@ -220,7 +220,7 @@ def test_lite_weights_have_the_authors_own_normalization() -> None:
 @installed
 def test_the_package_of_lite0_is_the_published_network() -> None:
     opened = weight_files.open_weights(published.locate(LITE0), average=True)
-    weight_files.check(
+    weight_files.check_shapes(
         opened, names.weights(1.0, 1.0, 1000, lite=True), "lite0", with_classifier=True
     )
     assert opened.normalization is None
