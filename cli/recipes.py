@@ -14,7 +14,7 @@ from cli import flags
 from cli.commands import load as load_function
 from cli.effect import require_effect
 from cli.errors import InputError, one_line
-from cli.settings import Section, check
+from cli.settings import Section, check_settings
 
 SMOKE = "training.smoke:reduced"
 """Function that cuts a recipe down to a run of a minute."""
@@ -57,7 +57,7 @@ def load(
         )
     if declared:
         declarations = declared(recipe)
-        check(recipe, declarations)
+        check_settings(recipe, declarations)
         require_effect(recipe, declarations, overrides, replaced)
     return (load_function(SMOKE)(recipe) if recipe.get("smoke") else recipe).lock()
 

@@ -231,7 +231,7 @@ def make(section: Section, **overrides: Any) -> ConfigDict:
     return config
 
 
-def check(config: Mapping[str, Any], section: Section, prefix: str = "config") -> None:
+def check_settings(config: Mapping[str, Any], section: Section, prefix: str = "config") -> None:
     """Finds the first impossible value of a recipe, or of a part of it.
 
     Args:
@@ -254,7 +254,7 @@ def check(config: Mapping[str, Any], section: Section, prefix: str = "config") -
             if not isinstance(value, (Mapping, ConfigDict)):
                 keys = ", ".join(declared)
                 raise InputError(f"{key} is {value!r}; it must be a section, with {keys}")
-            check(value, declared, key)
+            check_settings(value, declared, key)
         elif not declared.allows(value):
             raise InputError(f"{key} {declared.refusal(value)}")
 

@@ -53,7 +53,7 @@ def open_source(config: ml_collections.ConfigDict) -> Source:
         "digits": digits.digits,
         **dict.fromkeys(FORMATS, splits.split),
     }
-    settings.check(config, READ)
+    settings.check_settings(config, READ)
     if config.data.labels and config.data.source == "digits":
         raise InputError(
             "--labels corrects images in files only, and the embedded digits are not files"
@@ -85,7 +85,7 @@ def resolve(
             and sources.split_location(location, config.data.source)[0] in sources.WITH_TEST
         ):
             config.data.test = location
-    settings.check(config, READ)
+    settings.check_settings(config, READ)
     return config
 
 

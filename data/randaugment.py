@@ -175,7 +175,7 @@ def check(
         "mode": mode,
     }
     values = {f"randaugment_{name}": value for name, value in values.items()}
-    settings.check(values, PREPROCESSING, "preprocessing")
+    settings.check_settings(values, PREPROCESSING, "preprocessing")
     if table not in TABLES:
         raise InputError(f"randaugment_table is {table!r}; it must be one of {', '.join(TABLES)}")
     require_operations(ops, table)

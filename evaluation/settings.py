@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any
 
-from cli.settings import Section, Setting, check, make
+from cli.settings import Section, Setting, check_settings, make
 from data.settings import STYLES
 
 NORMS = ("inf", "2")
@@ -87,7 +87,7 @@ class Settings(SimpleNamespace):
     """The values of `EVALUATE`, each its default unless it is given."""
 
     def __init__(self, **values: Any) -> None:
-        check(values, EVALUATE, "config.evaluate")
+        check_settings(values, EVALUATE, "config.evaluate")
         super().__init__(**{**make(EVALUATE).to_dict(), **values})
 
     @property

@@ -85,7 +85,7 @@ def builder(architecture: dict[str, Any]) -> tuple[Callable[..., tf.keras.Model]
     Raises:
       InputError: see `build`, for all that can be found without building.
     """
-    settings.check(architecture, MODEL, "model")
+    settings.check_settings(architecture, MODEL, "model")
     arguments = {key: value for key, value in architecture.items() if value is not None}
     name = arguments["name"]
     family = architectures.find(name)

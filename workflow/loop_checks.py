@@ -17,7 +17,7 @@ def check(config: ConfigDict) -> None:
 
     So the error comes at once, not after hours of earlier stages.
     """
-    settings.check(config)
+    settings.check_settings(config)
     if config.student_init == "pretrained" and not config.init:
         raise InputError("student_init=pretrained needs the weights to start from: give --init")
     if config.patience and not config.data.validation_size:

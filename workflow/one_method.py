@@ -277,7 +277,7 @@ def check(config: ConfigDict, options: Mapping[str, Any]) -> None:
     section = options["section"]
     if options["strategy"] == "multi_worker":
         raise InputError("--strategy=multi_worker needs --data: all stages are for one machine")
-    settings.check(config)
+    settings.check_settings(config)
     method = train.find(config, section)
     if method.unlabeled(config[section]) not in (NO_IMAGES, IMAGES):
         raise InputError(

@@ -233,7 +233,7 @@ def _of_any_method() -> Section:
 
 def check(recipe: ConfigDict) -> None:
     """Raises InputError for the first impossible value of a recipe."""
-    settings.check(recipe, of_recipe(recipe))
+    settings.check_settings(recipe, of_recipe(recipe))
 
 
 def require_read(
@@ -282,4 +282,4 @@ def require_read(
 
 def check_section(name: str, values: Mapping[str, Any]) -> None:
     """Raises InputError for the first impossible value of a recipe's section `name`."""
-    settings.check(values, of_recipe({name: values})[name], f"config.{name}")
+    settings.check_settings(values, of_recipe({name: values})[name], f"config.{name}")

@@ -43,9 +43,9 @@ def test_a_recipe_has_the_defaults_and_their_types():
 def test_possible_values_pass():
     inner = {"name": "adam", "more": "x"}
     for values in ({}, {"steps": 1, "rate": 0}, {"strides": [2, 2], "ops": ["a"], "inner": inner}):
-        settings.check(values, OUTER)
-        settings.check(ConfigDict(values), OUTER)
-    settings.check(settings.make(OUTER), OUTER)
+        settings.check_settings(values, OUTER)
+        settings.check_settings(ConfigDict(values), OUTER)
+    settings.check_settings(settings.make(OUTER), OUTER)
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,7 @@ def test_possible_values_pass():
 )
 def test_impossible_values_are_named_with_what_is_allowed(values, message):
     with pytest.raises(InputError) as error:
-        settings.check(values, OUTER)
+        settings.check_settings(values, OUTER)
     assert str(error.value) == message
 
 
@@ -95,9 +95,9 @@ def test_a_recipe_may_have_more():
     section = Section("Part.", {"rate": OUTER["rate"]}, more={"inner": INNER})
     assert settings.make(section).to_dict() == {"rate": 0.5}
     assert [key for key, _ in section.but(rate=0.25).walk()] == ["rate", "inner.name"]
-    settings.check({"inner": {"name": "adam"}}, section)
+    settings.check_settings({"inner": {"name": "adam"}}, section)
     with pytest.raises(InputError, match=r"config\.inner\.name is 'x'"):
-        settings.check({"inner": {"name": "x"}}, section)
+        settings.check_settings({"inner": {"name": "x"}}, section)
     assert settings.describe(section, "inner.name").startswith("--config.inner.name=sgd")
 
 
