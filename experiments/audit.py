@@ -168,7 +168,7 @@ def planned(command: str) -> Plan:
     if found.name == "prepare_data":
         return {"data": _of_data(values["config"])}
     if found.name == "study":
-        study.check(values["config"])
+        study.check_config(values["config"])
     return {}
 
 

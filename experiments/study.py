@@ -55,7 +55,7 @@ def main(
     the runs named there, and the results wait for the others.
     """
     config = with_images(config, {"labeled": labeled, "unlabeled": unlabeled, "test": test})
-    check(config)
+    check_config(config)
     chosen = selected(config, only)
     directory = Path(workdir).expanduser().resolve()
     if dry_run:
@@ -145,7 +145,7 @@ def selected(config: ConfigDict, only: str | None) -> list[tuple[str, int]]:
     return [run for run in runs if run in wanted]
 
 
-def check(config: ConfigDict) -> None:
+def check_config(config: ConfigDict) -> None:
     """Raises InputError where the study cannot be run as it stands."""
     if config.correction not in ("none", "holm"):
         raise InputError(f"config.correction is {config.correction!r}; it can be none or holm")
@@ -333,7 +333,7 @@ def compare(better: Sequence[float], worse: Sequence[float]) -> dict[str, Any]:
       "opposite" where the interval leaves out 0, else "not decided".
     """
     gain = gain_over_seeds(worse, better)
-    assert gain.interval  # `check` wants two seeds
+    assert gain.interval  # `check_config` wants two seeds
     low, high = gain.interval
     verdict = "holds" if low > 0 else "opposite" if high < 0 else "not decided"
     return {

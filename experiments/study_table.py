@@ -25,7 +25,7 @@ LINE = {"run": str, "seed": int, "top1": {str: float}}
 
 def main(config: ConfigDict, readings: str) -> None:
     """Prints the tables. Raises InputError where the file is not one of the study."""
-    study.check(config)
+    study.check_config(config)
     print(tables(config, read(config, Path(readings).expanduser())))
 
 

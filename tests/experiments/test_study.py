@@ -37,7 +37,7 @@ def config(name: str = "labels.py", *overrides: str):
 @pytest.mark.parametrize("name", STUDIES)
 def test_every_study_s_flags_are_the_recipe_s(name):
     loaded = config(name)
-    study.check(loaded)
+    study.check_config(loaded)
     for _, flags, *_ in loaded.runs:
         recipes.from_flags(f"--config={loaded.recipe}", *loaded.flags, *flags)
     for run in loaded.runs:  # and no flag is without effect
@@ -519,4 +519,4 @@ def test_a_study_that_cannot_be_run(change, message):
         for key, value in change.items():
             broken[key] = value
     with pytest.raises(InputError, match=message):
-        study.check(broken)
+        study.check_config(broken)
