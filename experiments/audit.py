@@ -63,7 +63,7 @@ def main() -> int:
     for paper, rows in CHAPTERS.items():
         print(f"== {paper}")
         for row in rows:
-            errors = check(row)
+            errors = check_row(row)
             wrong += bool(errors)
             print(f"{'WRONG' if errors else 'ok':<6}{row.verdict:<20}{row.part}{_items(row)}")
             print("".join(f"      {error}\n" for error in errors), end="")
@@ -75,7 +75,7 @@ def _items(row: Row) -> str:
     return f": {', '.join(row.items)}" if row.items else ""
 
 
-def check(row: Row) -> list[str]:
+def check_row(row: Row) -> list[str]:
     """Returns what is wrong with a row, a line each."""
     errors = []
     if row.verdict not in VERDICTS:

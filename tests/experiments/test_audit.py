@@ -41,7 +41,7 @@ ROWS = {
 
 @pytest.mark.parametrize("paper", ROWS)
 def test_every_command_is_one_and_has_the_paper_s_numbers(paper: str) -> None:
-    wrong = {row.part: found for row in ROWS[paper] if (found := audit.check(row))}
+    wrong = {row.part: found for row in ROWS[paper] if (found := audit.check_row(row))}
     assert not wrong
 
 
@@ -135,8 +135,8 @@ GOOD = Row(
     ],
 )
 def test_the_audit_finds(change: dict[str, object], error: str) -> None:
-    assert audit.check(GOOD) == []
-    found = audit.check(dataclasses.replace(GOOD, **change))
+    assert audit.check_row(GOOD) == []
+    found = audit.check_row(dataclasses.replace(GOOD, **change))
     assert found and re.search(error, found[0]), found
 
 
