@@ -300,7 +300,7 @@ def _label(images: ArchiveImages, classes: dict[str, str], request: Request) -> 
                 " make the archive again"
             )
     images.label_names = tuple(sorted(set(folders)))
-    split_names.check(request, images.label_names, {})
+    split_names.check_folder_names(request, images.label_names, {})
     above = {part for i in range(len(images)) for part in images.name(i).split("/")[:-2]}
     if len(split_names.splits_among(above)) > 1:
         split_names.warn_of_inner_splits(request, above)

@@ -144,7 +144,7 @@ def open_folder(request: Request) -> FolderImages:
     ignored = listing.ignored
     if label_names:
         subfolders = _subfolders(files)
-        split_names.check(request, label_names, subfolders)
+        split_names.check_folder_names(request, label_names, subfolders)
         if len(label_names) == 1 and len(subfolders.get(label_names[0], ())) > 1:
             inside = ", ".join(map(printable, sorted(subfolders[label_names[0]])[:5]))
             folder = printable(Path(root) / label_names[0])

@@ -61,7 +61,7 @@ def splits_among(names: Collection[str]) -> dict[str, str]:
     return found if len(rests) == 1 else {}
 
 
-def check(
+def check_folder_names(
     request: Request, names: Collection[str], subfolders: Mapping[str, Collection[str]]
 ) -> None:
     """Checks that the folders of the classes are not splits.
