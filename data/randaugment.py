@@ -163,7 +163,7 @@ TABLES = {
 """The recipes' tables. Noisy Student's release draws a probability too, but never uses it."""
 
 
-def check(
+def check_operations(
     num_layers: int, magnitude: float, ops: Sequence[str], mode: str, table: str = "noisy_student"
 ) -> None:
     """Raises InputError for settings that ``rand_augment`` cannot follow."""
@@ -285,7 +285,7 @@ def rand_augment(
     Raises:
         InputError: an unknown table, operation or mode, a negative number of layers or magnitude.
     """
-    check(num_layers, magnitude, ops, mode, table)
+    check_operations(num_layers, magnitude, ops, mode, table)
     if num_layers == 0:
         return image
     names = tuple(ops) or TABLES[table].ops
