@@ -231,7 +231,7 @@ def _of_any_method() -> Section:
     )
 
 
-def check(recipe: ConfigDict) -> None:
+def check_recipe(recipe: ConfigDict) -> None:
     """Raises InputError for the first impossible value of a recipe."""
     settings.check_settings(recipe, of_recipe(recipe))
 
