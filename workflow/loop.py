@@ -33,7 +33,7 @@ from workflow import (
 )
 from workflow import labels as people
 from workflow.iterations import exhausted, names_of, require_unlabeled, train_and_choose
-from workflow.loop_checks import check, require_flags_read
+from workflow.loop_checks import check_loop, require_flags_read
 from workflow.loop_results import SECONDS, SUMMARY, summarize, table
 from workflow.settings import of_recipe
 from workflow.stages import (
@@ -122,7 +122,7 @@ def _loop(
         config = _with_init(config, init or config.init)
     if init:  # each stage checks its settings by it
         config_flags = [*config_flags, f"--config.init={config.init}"]
-    check(config)
+    check_loop(config)
     require_flags_read(config, config_flags)
     shard_jobs.pipeline_options(beam_options)
     given = {"labeled": labeled, "unlabeled": unlabeled, "test": test}

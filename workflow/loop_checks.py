@@ -12,7 +12,7 @@ from workflow import balance, choice, pseudo_label, settings, train
 from workflow.stages import ONCE, SELECTOR, check_baseline, plan, sections_read
 
 
-def check(config: ConfigDict) -> None:
+def check_loop(config: ConfigDict) -> None:
     """Raises InputError where a setting of any stage but the first is impossible.
 
     So the error comes at once, not after hours of earlier stages.
