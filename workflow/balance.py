@@ -330,7 +330,7 @@ def draw(
     return selection.sample(columns, chosen, records)
 
 
-def check(settings: ConfigDict) -> None:
+def check_balance(settings: ConfigDict) -> None:
     """Raises InputError where a value of `config.balance` is impossible."""
     check_section("balance", settings)
     if settings.threshold >= settings.max_confidence:
@@ -388,7 +388,7 @@ def _balance(
     config: ConfigDict, workdir: str, data: str, predictions: str, beam_options: Sequence[str]
 ) -> None:
     settings = config.balance
-    check(settings)
+    check_balance(settings)
     # Absolute, since a worker may have another current folder.
     workdir, data, predictions = (
         str(Path(path).expanduser().resolve()) for path in (workdir, data, predictions)

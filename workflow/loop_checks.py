@@ -44,7 +44,7 @@ def check_loop(config: ConfigDict) -> None:
                     f" {choice.FEWEST} or more, or crossfit.folds to 0"
                 )
     _check_selection(config)
-    balance.check(config.balance)
+    balance.check_balance(config.balance)
     stages = plan(config, Path(), {}, "")
     check_baseline(config, stages)
     for stage in stages:
