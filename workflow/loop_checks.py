@@ -50,7 +50,7 @@ def check_loop(config: ConfigDict) -> None:
     for stage in stages:
         name = stage.arguments.get("section", stage.name)
         if stage.script == "run_pseudo_label.sh":
-            pseudo_label.check(name, config[name])
+            pseudo_label.check_pseudo_label(name, config[name])
             if config[name].calibrate and not config.data.validation_size:
                 raise InputError(
                     f"config.{name}.calibrate needs a validation split: set data.validation_size"

@@ -68,7 +68,7 @@ def summarize(results: Sequence[dict[str, Any]], label_names: Sequence[str]) -> 
     }
 
 
-def check(section: str, settings: ConfigDict) -> None:
+def check_pseudo_label(section: str, settings: ConfigDict) -> None:
     """Raises InputError where a value of `config.SECTION` is impossible."""
     check_section(section, settings)
     if settings.views > settings.batch_size:
@@ -101,7 +101,7 @@ def main(
             f"--section: no section {section!r} in the config; it has {', '.join(sorted(config))}"
         )
     settings = config[section]
-    check(section, settings)
+    check_pseudo_label(section, settings)
     # Absolute, since a worker may have another current folder.
     workdir, data, teacher = (
         str(Path(path).expanduser().resolve()) for path in (workdir, data, teacher)
