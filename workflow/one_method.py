@@ -199,7 +199,7 @@ def run_stages(
     config, config_flags = by_device.settle(
         config, config_flags, directory, options.get("init"), dry_run=dry_run
     )
-    check(config, options)
+    check_run(config, options)
     section = options["section"]
     init = options.get("init") or train.initial_of(config, section)
     if init:
@@ -272,7 +272,7 @@ def run_stages(
     print(f"report: {summary['report']}\nsummary: {directory / 'summary.json'}")
 
 
-def check(config: ConfigDict, options: Mapping[str, Any]) -> None:
+def check_run(config: ConfigDict, options: Mapping[str, Any]) -> None:
     """Raises InputError where a setting of any stage is impossible: before the first one runs."""
     section = options["section"]
     if options["strategy"] == "multi_worker":

@@ -314,7 +314,7 @@ def test_the_recipes_for_folders_start_from_the_same_weights_by_the_same_habits(
         assert (network.optimizer.name, network.optimizer.nesterov) == ("sgd", True)
     for key in ("frozen_blocks", "ema_decay", "weight_decay"):
         assert train[key] == teacher[key]
-    one_method.check(config, {"section": "train", "strategy": "auto"})
+    one_method.check_run(config, {"section": "train", "strategy": "auto"})
     small = recipes.from_flags(f"--config=configs/{name}/image_folder.py", "--config.smoke=True")
     assert small.init is None and small.train.frozen_blocks == 0
 
