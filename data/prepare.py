@@ -61,7 +61,7 @@ def open_source(config: ml_collections.ConfigDict) -> Source:
     return opening[config.data.source](config)
 
 
-def resolve(
+def with_locations(
     config: ml_collections.ConfigDict, flags: Mapping[str, str | None]
 ) -> ml_collections.ConfigDict:
     """Returns `config` with the source and the locations of the flags in `config.data`.
@@ -107,7 +107,7 @@ def main(
         "pseudo_labeled": pseudo_labeled,
     }
     flags |= {"source": source, "labels": labels}
-    config = resolve(config, flags)
+    config = with_locations(config, flags)
     directory = Path(workdir)
     new = [path for path in (directory, *directory.parents) if not path.exists()]  # innermost first
     fresh = not (directory / "config.json").exists()

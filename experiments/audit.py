@@ -173,7 +173,7 @@ def planned(command: str) -> Plan:
 
 
 def _of_loop(config: ConfigDict) -> Plan:
-    loop.check(config)
+    loop.check_loop(config)
     stages = loop.plan(config, NOWHERE, {}, "auto")
     images = dry_runs.images(config, NOWHERE)
     dry_run.describe(config, NOWHERE, {}, stages, images)
@@ -189,7 +189,7 @@ def _of_loop(config: ConfigDict) -> Plan:
 
 def _of_training(config: ConfigDict, section: str, init: str | None) -> Plan:
     given: dict[str, str | None] = {"pseudo_labeled": None, "teacher": None}
-    train.check(config, section, init=bool(init) or section.startswith("finetune"))
+    train.check_training(config, section, init=bool(init) or section.startswith("finetune"))
     if not section.startswith("finetune"):  # a fine-tuning needs the finished model of --init
         train.describe(config, section, NOWHERE, given)
     images = dry_runs.images(config, NOWHERE)

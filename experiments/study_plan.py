@@ -131,11 +131,11 @@ def _stages(
       InputError: the recipe's settings are impossible.
     """
     if script == "run_noisy_student.sh":
-        loop.check(recipe)
+        loop.check_loop(recipe)
         return recipe, loop.plan(recipe, directory, folders, "auto")
     init = train.initial_of(recipe, "train")
     options = {"section": "train", **({"init": init} if init else {})}
-    train.check(recipe, "train", init=bool(init))
+    train.check_training(recipe, "train", init=bool(init))
     recipe = one_method.alone(recipe, init)
     if alone:
         return recipe, [Stage(directory.name, "run_train.sh", directory, options)]

@@ -41,7 +41,7 @@ def weights(text: str) -> dict[str, float]:
     return found
 
 
-def check(text: str) -> None:
+def check_priors(text: str) -> None:
     """Raises InputError where priors cannot be right, whatever the classes are."""
     if text not in (UNIFORM, LABELED):
         weights(text)

@@ -379,7 +379,7 @@ def main(
     from cli.errors import InputError
     from serving import predict
 
-    names = predict.check_keys(format, arguments, output, stdin=True)
+    names = predict.check(format, arguments, output, stdin=True)
     options: dict[str, Any] = {
         "version": version,
         "label": label,

@@ -97,7 +97,7 @@ def _surveyed(config: ConfigDict, folders: dict[str, str], quick: bool) -> surve
     known = None not in config.expected.to_dict().values()
     if config.data.source == "digits":
         return None if quick and known and not config.smoke else survey.of_digits(config)
-    config = prepare.resolve(config, folders)
+    config = prepare.with_locations(config, folders)
     locations = [
         config.data[role] for role in ("labeled", "unlabeled", "test") if config.data[role]
     ]

@@ -89,8 +89,8 @@ def train(
 
     Args:
       workdir: work directory, claimed with `cli.workdir.start`.
-      resolved: `seed`, `preprocessing` and the section `train`, as `workflow.train.resolve` returns
-        them.
+      resolved: `seed`, `preprocessing` and the section `train`, as
+        `workflow.train.resolve_training` returns them.
       method: method of the section.
       spec: spec of the model that is kept.
       inputs: what the training reads.

@@ -339,7 +339,7 @@ def check_balance(settings: ConfigDict) -> None:
             f"config.balance.max_confidence is {most}; it must be above threshold,"
             f" {settings.threshold}"
         )
-    priors.check(settings.priors)
+    priors.check_priors(settings.priors)
 
 
 def _check_partition(images: Manifest, predictions: Manifest) -> None:

@@ -150,7 +150,9 @@ def _loop(
         directory, resolved(config, folders), of_parts=True, summary_schema=SUMMARY
     )
     if done:
-        fingerprint.require_unchanged(directory / "data", prepare.resolve(config, folders).data)
+        fingerprint.require_unchanged(
+            directory / "data", prepare.with_locations(config, folders).data
+        )
         workdirs.say_done(directory, _done(directory, done))
         return
 

@@ -17,7 +17,7 @@ def check_loop(config: ConfigDict) -> None:
 
     So the error comes at once, not after hours of earlier stages.
     """
-    settings.check_settings(config)
+    settings.check_recipe(config)
     if config.student_init == "pretrained" and not config.init:
         raise InputError("student_init=pretrained needs the weights to start from: give --init")
     if config.patience and not config.data.validation_size:
@@ -56,7 +56,7 @@ def check_loop(config: ConfigDict) -> None:
                     f"config.{name}.calibrate needs a validation split: set data.validation_size"
                 )
         elif "strategy" in stage.arguments:  # a training
-            train.check(config, name, init="init" in stage.arguments)
+            train.check_training(config, name, init="init" in stage.arguments)
 
 
 def require_flags_read(config: ConfigDict, config_flags: list[str]) -> None:

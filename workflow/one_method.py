@@ -247,7 +247,9 @@ def run_stages(
     resolved = {**loop.resolved(config, folders), "training": kept}
     done = workdirs.start(directory, resolved, of_parts=True, summary_schema=SUMMARY)
     if done:
-        fingerprint.require_unchanged(directory / "data", prepare.resolve(config, folders).data)
+        fingerprint.require_unchanged(
+            directory / "data", prepare.with_locations(config, folders).data
+        )
         workdirs.say_done(directory, _done(directory, done))
         return
     served = stages[-1].arguments["model"]
@@ -277,7 +279,7 @@ def check_run(config: ConfigDict, options: Mapping[str, Any]) -> None:
     section = options["section"]
     if options["strategy"] == "multi_worker":
         raise InputError("--strategy=multi_worker needs --data: all stages are for one machine")
-    settings.check_settings(config)
+    settings.check_recipe(config)
     method = train.find(config, section)
     if method.unlabeled(config[section]) not in (NO_IMAGES, IMAGES):
         raise InputError(
@@ -290,9 +292,9 @@ def check_run(config: ConfigDict, options: Mapping[str, Any]) -> None:
     if config.evaluate.split == "validation" and not config.data.validation_size:
         raise InputError("config.evaluate.split=validation needs data.validation_size")
     init = options.get("init") or train.initial_of(config, section)
-    train.check(config, section, init=bool(init))
+    train.check_training(config, section, init=bool(init))
     if config.get("finetune_last"):
-        train.check(config, "finetune", init=True)
+        train.check_training(config, "finetune", init=True)
 
 
 def plan(

@@ -60,7 +60,7 @@ def find(config: ConfigDict, section: str) -> Method:
     return methods.find(config[section].method)
 
 
-def check(config: ConfigDict, section: str, *, init: bool = False) -> None:
+def check_training(config: ConfigDict, section: str, *, init: bool = False) -> None:
     """Raises InputError where a value of a train section is impossible.
 
     Checks what needs neither data nor the weights `init`.
@@ -167,7 +167,7 @@ def _require_validation(section: str, train: dict[str, Any], there: bool) -> Non
             )
 
 
-def resolve(
+def resolve_training(
     config: ConfigDict, section: str, data: str, *, init: str | None = None, iteration: int = 0
 ) -> dict[str, Any]:
     """Resolves the config of one training: seed, preprocessing and section (`train`).
@@ -257,7 +257,7 @@ def main(
         inputs["init"] = init
     for name, path in inputs.items():
         workdirs.require_finished(path, f"--{name}", MADE_BY[name])
-    resolved = resolve(config, section, data, init=init, iteration=iteration)
+    resolved = resolve_training(config, section, data, init=init, iteration=iteration)
     shared = strategy == "multi_worker"
     done = workdirs.start(
         workdir, resolved, inputs, shared=shared, summary_schema={"steps": int, "parameters": int}

@@ -44,7 +44,7 @@ def recipe(folders, **data):
         "test_per_class": 2,
         **data,
     }
-    return prepare.resolve(
+    return prepare.with_locations(
         recipes.config("image_folder", **values), {"labeled": str(folders / "labeled")}
     )
 

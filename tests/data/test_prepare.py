@@ -298,11 +298,11 @@ def test_a_work_directory_with_somebodys_images_is_refused(tmp_path, folders):
 def test_the_test_images_of_a_format_that_has_its_own(tmp_path):
     recipe = config("image_folder")
     assert (
-        prepare.resolve(recipe, {"labeled": f"cifar10:{tmp_path}"}).data.test
+        prepare.with_locations(recipe, {"labeled": f"cifar10:{tmp_path}"}).data.test
         == f"cifar10:{tmp_path}"
     )
     recipe = config("imagenet")
-    assert prepare.resolve(recipe, {"labeled": f"tar:{tmp_path}/own.tar"}).data.test is None
+    assert prepare.with_locations(recipe, {"labeled": f"tar:{tmp_path}/own.tar"}).data.test is None
 
 
 def test_a_path_that_is_not_utf_8(tmp_path):

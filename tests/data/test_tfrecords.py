@@ -425,7 +425,7 @@ def test_pseudo_labeled_locations_are_of_records_whatever_the_source(folder, mon
     monkeypatch.chdir(folder)
     for given in ("tfrecord:pseudo", "pseudo"):
         for source in ("tfds", "image_folder", "tfrecord"):
-            assert prepare.resolve(
+            assert prepare.with_locations(
                 config(source), {"pseudo_labeled": given}
             ).data.pseudo_labeled == str(folder / "pseudo")
 

@@ -285,7 +285,7 @@ def _fields(message: bytes, number: int) -> list[bytes]:
 
 def main(model: str, format: str, arguments: Sequence[str]) -> None:
     """Prints the predictions of `model` for the image files `arguments`."""
-    predict.check_keys(format, arguments)
+    predict.check(format, arguments)
     path = resolve(model)
     names = tensor_names(path)
     predict.require_names(path, *names.get("serving_default", ({}, {})))

@@ -263,13 +263,13 @@ def test_folders_and_globs(model, tmp_path, capsys):
         < 1e-5
     )
     assert rows[0]["label_5"] == rows[0]["error"] == ""
-    assert predict.check_keys("text", [str(tmp_path / "**" / "*.png")]) == [
+    assert predict.check("text", [str(tmp_path / "**" / "*.png")]) == [
         str(tmp_path / name) for name in found[:3]
     ]
     with pytest.raises(InputError, match="matches no files"):
-        predict.check_keys("text", [str(tmp_path / "*.jpg")])
+        predict.check("text", [str(tmp_path / "*.jpg")])
     with pytest.raises(InputError, match="parquet is no text"):
-        predict.check_keys("parquet", [str(tmp_path)])
+        predict.check("parquet", [str(tmp_path)])
 
 
 def red_or_no_image(encoded):

@@ -63,7 +63,7 @@ def test_an_evaluation_of_one_model_compares_with_no_other_one():
     config = recipes.from_flags(*FLAGS[:3]).copy_and_resolve_references()
     with config.unlocked():
         config.evaluate.baseline = "student_1"
-    loop.check(config)
+    loop.check_loop(config)
     stages = {stage.name: stage.arguments for stage in crossfit.plan(config, Path("w"), {}, "auto")}
     assert stages["fold_1/validation_0"]["config.evaluate.baseline"] == "teacher"
     assert "config.evaluate.baseline" not in stages["fold_1/validation_1"]
@@ -75,7 +75,7 @@ def test_an_evaluation_of_one_model_compares_with_no_other_one():
     with pytest.raises(
         InputError, match=r"no model 'student_2'; the run evaluates teacher, student_1$"
     ):
-        loop.check(config)
+        loop.check_loop(config)
 
 
 @pytest.mark.parametrize(

@@ -93,7 +93,7 @@ def test_a_selector_selects_for_all_teachers():
     config = changed(iterations=1, selection="once")
     with config.unlocked():
         config.selector = config.teacher.copy_and_resolve_references()
-    loop.check(config)
+    loop.check_loop(config)
     found, names = of_selection(config)
     assert found == {
         **{"pseudo_label_0": None, "balance_0": None},
@@ -101,7 +101,7 @@ def test_a_selector_selects_for_all_teachers():
     }
     assert names[:5] == ["prepare", "selector", "pseudo_label_0", "balance_0", "teacher"]
     config.student.online = True  # it labels the selected images within its step
-    loop.check(config)
+    loop.check_loop(config)
     student = next(
         stage for stage in loop.plan(config, Path("w"), {}, "auto") if stage.name == "student_1"
     )
@@ -114,7 +114,7 @@ def test_a_selector_selects_for_all_teachers():
         InputError,
         match=r"config\.selector selects images once, for all teachers; set config\.selection=once",
     ):
-        loop.check(config)
+        loop.check_loop(config)
 
 
 def test_an_online_student_selects_nothing():
@@ -125,11 +125,11 @@ def test_an_online_student_selects_nothing():
         match=r"selection=once: .* stored labels, but config\.student\.online=True stores none\."
         r" Set --config\.selection=each_iteration or --config\.student\.online=False, or give",
     ):
-        loop.check(config)
+        loop.check_loop(config)
     with config.unlocked():  # the first one's labels select; the second labels that set
         config.student_1 = config.student.copy_and_resolve_references()
         config.student_1.online = False
-    loop.check(config)
+    loop.check_loop(config)
     stages = loop.plan(config, Path("w"), {}, "auto")
     student = next(stage for stage in stages if stage.name == "student_2")
     assert student.arguments["selection"] == Path("w/pseudo_labeled_1")

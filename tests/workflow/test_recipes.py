@@ -170,7 +170,7 @@ def test_a_student_of_the_first_version_s_chain_labels_as_it_was_fine_tuned():
 def test_a_smoke_run_cuts_every_fine_tuning():
     config = recipe("imagenet.py:v1", "--config.smoke=True")
     assert [config[f"finetune_{i}"].frozen_blocks for i in (2, 3, 4)] == [1, 1, 1]
-    loop.check(config)
+    loop.check_loop(config)
 
 
 @pytest.mark.parametrize("name", ["b0", "b1"])
@@ -285,7 +285,7 @@ def test_bytes_of_stored_predictions(tmp_path, overrides, expected):
 def test_b0_selects_130_million_images_once_and_every_later_teacher_labels_those(tmp_path):
     """Section 3.1. Predictions of 300 million images, and of at most 130 million: 2,085 B each."""
     config = recipe("imagenet.py:l2")
-    loop.check(config)
+    loop.check_loop(config)
     plan = loop.plan(config, tmp_path, {}, "auto")
     text = dry_runs.describe(config, tmp_path, {}, plan)
     assert "selector: b0, 5,330,564 parameters" in text
@@ -304,7 +304,7 @@ def test_b0_selects_130_million_images_once_and_every_later_teacher_labels_those
 def test_a_smoke_run_needs_no_published_weights():
     config = recipe("image_folder.py:lite0", "--config.smoke=True")
     assert recipe("image_folder.py:lite0").init == "efficientnet-lite0" and config.init is None
-    loop.check(config)  # refuses frozen blocks of random weights
+    loop.check_loop(config)  # refuses frozen blocks of random weights
 
 
 def step(config, section, run, data, pseudo_labeled=None):
