@@ -84,8 +84,8 @@ def interleaved(rounds: int, **work: Callable[[], Any]) -> dict[str, tuple[float
     for _ in range(rounds):
         for name, function in work.items():
             with Timer() as timer:
-                own = function()
-            timer = own if isinstance(own, Timer) else timer
+                measured = function()
+            timer = measured if isinstance(measured, Timer) else timer
             times[name].append((timer.wall, timer.cpu))
     return {
         name: (statistics.median(t[0] for t in rows), statistics.median(t[1] for t in rows))

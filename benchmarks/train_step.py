@@ -93,10 +93,12 @@ def build(flags: list[str], classes: int) -> tuple[Supervised, ConfigDict, Prepr
     """Returns the trainer of a recipe's teacher, its resolved section and its preprocessing."""
     config = recipes.from_flags(*flags)
     values = config.teacher.to_dict()
-    own = values.pop("preprocessing", {})
+    preprocessing_values = values.pop("preprocessing", {})
     section = ConfigDict(resolve.section(values, labeled_examples=1000, unlabeled=False))
     preprocessing = Preprocessing.from_dict(
-        resolve.preprocessing(config.preprocessing.to_dict(), own, median_height=8, median_width=8)
+        resolve.preprocessing(
+            config.preprocessing.to_dict(), preprocessing_values, median_height=8, median_width=8
+        )
     )
     spec = model_dir.ModelSpec(
         section.model.to_dict(), preprocessing, tuple(map(str, range(classes)))

@@ -346,20 +346,20 @@ _seeing = threading.Lock()
 
 def require_claim() -> None:
     """Raises InputError where another command has taken over the work directory of this run."""
-    own = os.environ.get(TOKEN)
-    if not own:
+    own_token = os.environ.get(TOKEN)
+    if not own_token:
         return
     with _seeing:
-        if time.monotonic() - _seen.get(own, -_CHECK_EVERY) < _CHECK_EVERY:
+        if time.monotonic() - _seen.get(own_token, -_CHECK_EVERY) < _CHECK_EVERY:
             return
-        bucket, key, token = json.loads(own)
+        bucket, key, token = json.loads(own_token)
         holder = _read(bucket, key)[0]
         if holder.get("token") != token:
             raise InputError(
                 f"{_url(bucket, os.path.dirname(key))} has been taken over by"
                 f" {holder.get('host', 'somebody')}; this run ends"
             )
-        _seen[own] = time.monotonic()
+        _seen[own_token] = time.monotonic()
 
 
 def _me() -> dict[str, Any]:

@@ -99,11 +99,11 @@ def _counted(labeled: Usable, test: Usable | None) -> dict[str, int]:
     if test is not None:
         examined, labels = [*examined, *test.examined], np.concatenate([labels, test.labels()])
     groups = duplicates.identical(examined).first
-    own = groups[: len(labeled.indices)]
+    labeled_groups = groups[: len(labeled.indices)]
     return {
-        "labeled": int((own != np.arange(len(own))).sum()),
-        "labeled_in_test": int(np.isin(own, groups[len(own) :]).sum()),
-        "of_several_classes": int(np.isin(own, groups[labels != labels[groups]]).sum()),
+        "labeled": int((labeled_groups != np.arange(len(labeled_groups))).sum()),
+        "labeled_in_test": int(np.isin(labeled_groups, groups[len(labeled_groups) :]).sum()),
+        "of_several_classes": int(np.isin(labeled_groups, groups[labels != labels[groups]]).sum()),
     }
 
 

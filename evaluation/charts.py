@@ -274,11 +274,11 @@ def scatter(
     chart = Chart(label, 3.6 + 0.2 * -(-(len(shown) + 1) // 3))
     with chart as axes:
         for i, name in shown:
-            own = places[labels == i] if names else places
+            of_class = places[labels == i] if names else places
             marker = MARKERS[i % len(MARKERS)]  # colors come again after seven classes
             axes.plot(
-                own[:, 0],
-                own[:, 1],
+                of_class[:, 0],
+                of_class[:, 1],
                 color=color(i),
                 marker=marker,
                 linestyle="none",

@@ -184,8 +184,8 @@ def with_models(runs: Mapping[str, Path], names: Sequence[str]) -> dict[str, Pat
 
 def _require_same_images(splits: Sequence[Path]) -> None:
     digests = {split: read_manifest(split, "labeled").digests for split in splits}
-    for split, own in digests.items():
-        if own != digests[splits[0]]:
+    for split, digest in digests.items():
+        if digest != digests[splits[0]]:
             raise InputError(
                 f"{split} holds other test images than {splits[0]}; seeds can only be compared on "
                 "the same test images"

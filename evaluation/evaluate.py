@@ -85,15 +85,15 @@ def main(
     settings = Settings.from_config(config.evaluate)
     split = split or settings.split
     chosen = _suites(suite, {"real": data_real, "a": data_a})
-    own = bool(
+    has_preprocessing = bool(
         {"clean", "real", "adversarial"} & set(chosen)
         or ("c" in chosen and not data_c)
         or ("p" in chosen and not data_p)
     )
-    if own and not data:
+    if has_preprocessing and not data:
         raise InputError("--data is missing; name the directory of the images to evaluate on")
     devices = strategies.devices(strategy, cpu_devices, tpu)  # before anything else uses TensorFlow
-    manifest = _open_split(data, split) if own and data else None
+    manifest = _open_split(data, split) if has_preprocessing and data else None
     candidates = {
         name: open_candidate(name, path, settings.saved_model_style)
         for name, path in _named(model).items()
@@ -114,7 +114,7 @@ def main(
     resolved = {
         "stage": "evaluate",
         "evaluate": settings.to_dict(),
-        "split": split if own else None,
+        "split": split if has_preprocessing else None,
         "models": {name: candidate.digest for name, candidate in tested.items()},
         "suites": chosen,
         "places": {
@@ -126,7 +126,7 @@ def main(
     sets = _open_released(chosen, settings, data_a, data_c, data_p)
     if "real" in chosen and data_real:
         imagenet.real_labels(data_real, [])  # fails now, not after hours of work
-    done = start(workdir, resolved, {"data": Path(data)} if own and data else None)
+    done = start(workdir, resolved, {"data": Path(data)} if has_preprocessing and data else None)
     if done is not None:
         say_done(workdir, f"{workdir} is done: nothing to evaluate\n{shown(workdir, done, table)}")
         return
@@ -295,10 +295,10 @@ def _summarize(
     for name, candidate in candidates.items():
         mine, folder = suites_of(candidate, chosen, inputs, settings), directory / name
         row: dict[str, Any] = {}
-        own: results.Scores = {}
+        set_scores: results.Scores = {}
         if "clean" in mine or "real" in mine:
             assert manifest is not None
-            evaluation, row, own = results.clean(folder, name, manifest.label_names)
+            evaluation, row, set_scores = results.clean(folder, name, manifest.label_names)
             evaluations.append(evaluation)
         if "real" in mine and data_real:
             labels = labels or imagenet.real_labels(
@@ -319,8 +319,8 @@ def _summarize(
         ):
             if suite in mine:
                 row[suite], more = measured()
-                own |= more
-        rows[name], scores[name] = row, own
+                set_scores |= more
+        rows[name], scores[name] = row, set_scores
     results.relative_to(rows, baseline, inputs.released_c, inputs.released_p)
     for name, differences in results.versus(scores, baseline).items():
         rows[name]["versus"] = differences

@@ -164,8 +164,8 @@ def imagenet_p(path: str | Path, difficulty: int) -> dict[str, tuple[Examples, i
     directory = _directory(path, "--data_p")
     found = {}
     for perturbation in (*PERTURBATIONS, *EXTRA_PERTURBATIONS):
-        own = "noise" in perturbation and difficulty > 1
-        folder = directory / (f"{perturbation}_{difficulty}" if own else perturbation)
+        separate = "noise" in perturbation and difficulty > 1
+        folder = directory / (f"{perturbation}_{difficulty}" if separate else perturbation)
         if not folder.is_dir():
             continue
         videos = [

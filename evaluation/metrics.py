@@ -50,9 +50,9 @@ def top_k_accuracy(probabilities: np.ndarray, labels: np.ndarray, k: int) -> flo
     probabilities, labels = _check(probabilities, labels)
     if k < 1:
         raise ValueError(f"k must be at least 1, not {k}")
-    own = np.take_along_axis(probabilities, labels[:, None], axis=1)  # (N, 1)
-    ahead = (probabilities > own) | (
-        (probabilities == own) & (np.arange(probabilities.shape[1]) < labels[:, None])
+    of_label = np.take_along_axis(probabilities, labels[:, None], axis=1)  # (N, 1)
+    ahead = (probabilities > of_label) | (
+        (probabilities == of_label) & (np.arange(probabilities.shape[1]) < labels[:, None])
     )  # (N, K)
     return float(np.mean(ahead.sum(axis=1) < min(k, probabilities.shape[1])))
 
@@ -94,8 +94,8 @@ def nll(probabilities: np.ndarray, labels: np.ndarray) -> float:
     Source: Guo et al. 2017, "On Calibration of Modern Neural Networks", section 2, NLL.
     """
     probabilities, labels = _check(probabilities, labels)
-    own = np.take_along_axis(probabilities, labels[:, None], axis=1)[:, 0].astype(np.float64)
-    return float(-np.mean(np.log(np.maximum(own, np.finfo(np.float32).tiny)))) + 0.0
+    of_label = np.take_along_axis(probabilities, labels[:, None], axis=1)[:, 0].astype(np.float64)
+    return float(-np.mean(np.log(np.maximum(of_label, np.finfo(np.float32).tiny)))) + 0.0
 
 
 @dataclass(frozen=True)

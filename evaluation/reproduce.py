@@ -249,16 +249,24 @@ def numbers(row: Mapping[str, Any], sides: Mapping[str, int]) -> Iterator[tuple[
     for suite, mean, number in (("c", "mean_error", "mce"), ("p", "mean_flip", "mfr")):
         if suite not in row or row[suite].get(f"{mean}_interval") is None:
             continue
-        own, end = row[suite], f"@{sides[suite]}"
-        low, high = own[f"{mean}_interval"]
+        suite_row, end = row[suite], f"@{sides[suite]}"
+        low, high = suite_row[f"{mean}_interval"]
         if suite == "c":
-            yield f"c.top1{end}", Measured(100 * (1 - own[mean]), 100 * (1 - high), 100 * (1 - low))
+            yield (
+                f"c.top1{end}",
+                Measured(100 * (1 - suite_row[mean]), 100 * (1 - high), 100 * (1 - low)),
+            )
         else:
-            yield f"p.top1{end}", _share(own["top1"], own["sequences"])
-        if own.get(number) is not None and own[mean]:
+            yield f"p.top1{end}", _share(suite_row["top1"], suite_row["sequences"])
+        if suite_row.get(number) is not None and suite_row[mean]:
             yield (
                 f"{suite}.{number}{end}",
-                Measured(*(own[number] * value / own[mean] for value in (own[mean], low, high))),
+                Measured(
+                    *(
+                        suite_row[number] * value / suite_row[mean]
+                        for value in (suite_row[mean], low, high)
+                    )
+                ),
             )
 
 

@@ -154,5 +154,5 @@ def real_precision(
     """
     if len(answers) != len(labels):
         raise ValueError(f"{len(answers)} answers, {len(labels)} lists of labels")
-    places = np.array([i for i, own in enumerate(labels) if len(own)], np.int64)
+    places = np.array([i for i, accepted in enumerate(labels) if len(accepted)], np.int64)
     return np.array([answers[i] in labels[i] for i in places], bool), places

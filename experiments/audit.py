@@ -194,9 +194,14 @@ def _of_training(config: ConfigDict, section: str, init: str | None) -> Plan:
         train.describe(config, section, NOWHERE, given)
     images = dry_runs.images(config, NOWHERE)
     method = train.find(config, section)
-    own = {key: value for key, value in config[section].to_dict().items() if key != "preprocessing"}
+    settings_here = {
+        key: value for key, value in config[section].to_dict().items() if key != "preprocessing"
+    }
     values = resolve.section(
-        own, labeled_examples=images["labeled"], unlabeled=bool(method.unlabeled(own)), quiet=True
+        settings_here,
+        labeled_examples=images["labeled"],
+        unlabeled=bool(method.unlabeled(settings_here)),
+        quiet=True,
     )
     size = dry_runs.image_size(config, section, images)
     plan: Plan = {"data": _of_data(config)}
@@ -236,12 +241,12 @@ def _of_network(
     per_epoch = images["labeled"] / batch
     schedule: Any = schedules.of_section(values, per_epoch)[network.name]
     decays = getattr(schedule, "decay_steps", math.inf)
-    own = {
+    settings_here = {
         key: value
         for key, value in config[section].get("preprocessing", {}).items()
         if value is not None
     }
-    noise = {**config.preprocessing.to_dict(), **own}
+    noise = {**config.preprocessing.to_dict(), **settings_here}
     of_variant = ARCHITECTURES.get(model["name"])
     pool = images["unlabeled"] or math.inf
     return {

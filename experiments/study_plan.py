@@ -114,10 +114,10 @@ def _parts(
         if key not in known:
             known[key] = reckoning.images(recipe, data, folders)
         trainings = plans.trainings(recipe, stages, known[key])
-        own = [
+        counted = [
             training for training in trainings if training.stage.name not in linked(config, name)
         ]
-        yield Part(recipe, known[key], own, 1 + cost.again(recipe, directory, known[key]))
+        yield Part(recipe, known[key], counted, 1 + cost.again(recipe, directory, known[key]))
 
 
 def _stages(

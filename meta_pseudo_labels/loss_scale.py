@@ -47,10 +47,10 @@ def linear(
     Small gradients would vanish there. They get the length of the student's own scaled gradient,
     or less where that has overflowed before. The result is divided by the same factor.
     """
-    own = loss_scale(optimizer)
-    if scale is None or own is None:
+    loss_scale_of = loss_scale(optimizer)
+    if scale is None or loss_scale_of is None:
         return function(gradients)
-    factor = own * (scale / LARGEST) / tf.linalg.global_norm(gradients)
+    factor = loss_scale_of * (scale / LARGEST) / tf.linalg.global_norm(gradients)
     return function([g if g is None else factor * g for g in gradients]) / factor
 
 

@@ -122,10 +122,14 @@ class FeedbackTrainer(StudentTrainer):
             logged=logged,
             name=name,
         )
-        theirs, own = check_classifier(teacher, "teacher"), check_classifier(student, "student")
-        if theirs and own and theirs != own:
+        teacher_classes, student_classes = (
+            check_classifier(teacher, "teacher"),
+            check_classifier(student, "student"),
+        )
+        if teacher_classes and student_classes and teacher_classes != student_classes:
             raise ValueError(
-                f"teacher and student have {theirs} and {own} classes; they must have the same"
+                f"teacher and student have {teacher_classes} and {student_classes} classes; they"
+                " must have the same"
             )
         if {id(v) for v in teacher.variables} & {id(v) for v in student.variables}:
             raise ValueError("teacher and student share weights; each needs its own")

@@ -212,9 +212,9 @@ def find(name: str, key: str = "name") -> Backbone:
 
 def title(name: str) -> str:
     """Returns what a model card calls the network of `model.name`."""
-    own = name[len(PREFIX) :]
-    family = next(title for title, rows in FAMILIES.items() if own in rows)
-    return f"{family} ({own} of keras-cv)"
+    preset = name[len(PREFIX) :]
+    family = next(title for title, rows in FAMILIES.items() if preset in rows)
+    return f"{family} ({preset} of keras-cv)"
 
 
 def reduction(model: Mapping[str, Any]) -> int | None:

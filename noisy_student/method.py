@@ -51,18 +51,18 @@ def _batches(section: ConfigDict, streams: Streams) -> tf.data.Dataset:
 
     Without the labeled images, an element is `(x_u, y_u)`, with the targets made of q.
     """
-    own = {
+    mixing = {
         "mixup": section.mixup,
         "cutmix": section.cutmix,
         "augment": section.labeled_augmentation,
     }
     if not streams.unlabeled_batch_size:
-        return streams.labeled_batches(**own)
+        return streams.labeled_batches(**mixing)
     extra = streams.unlabeled_batches(
         targets="probabilities", clean=streams.clean, augment=section.unlabeled_augmentation
     )
     if section.labeled:
-        return tf.data.Dataset.zip((streams.labeled_batches(**own), extra))
+        return tf.data.Dataset.zip((streams.labeled_batches(**mixing), extra))
     return extra.map(
         lambda x, q: (
             x,

@@ -53,9 +53,9 @@ def build(
     """
     function, arguments = builder(architecture)
     name = architecture["name"]
-    own = not architectures.find(name).in_table
+    of_user = not architectures.find(name).in_table
     offered = dict(zip(_OFFERED, (num_classes, mean, std, seed, sync_batch_norm)))
-    if own:
+    if of_user:
         if sync_batch_norm and not _takes(function, "sync_batch_norm"):
             raise InputError(
                 f"model.name: {name} takes no sync_batch_norm; set sync_batch_norm=False in the"
@@ -65,10 +65,10 @@ def build(
     try:
         model = function(**offered, **arguments)
     except Exception as error:
-        if not own or isinstance(error, InputError):
+        if not of_user or isinstance(error, InputError):
             raise
         raise InputError(f"model.name: {name} fails, {architectures.place(error)}") from error
-    if own:
+    if of_user:
         _require_classifier(model, name, num_classes)
     if image_size and any(side not in (None, image_size) for side in model.input_shape[1:3]):
         height, width = model.input_shape[1:3]

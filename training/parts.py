@@ -108,8 +108,8 @@ def accumulated(
         # TensorFlow's optimizer makes a cycle, and gives up.
         with tf.control_dependencies([g for g in total if g is not None]):
             piece = part_of(data, number, parts)
-        own = gradients(piece, number)
-        total = [a if b is None else a + b for a, b in zip(total, own)] if total else own
+        of_part = gradients(piece, number)
+        total = [a if b is None else a + b for a, b in zip(total, of_part)] if total else of_part
     return total
 
 

@@ -117,11 +117,11 @@ def _networks(
             "finetune"
         ):  # a ConfigDict is not a Mapping
             continue
-        own = (value.get("preprocessing") or {}).get("image_size") or size
+        side = (value.get("preprocessing") or {}).get("image_size") or size
         model = value.get("model")
         if hasattr(model, "items") and model.get("name"):
-            yield model, own
-        yield from _networks(value, own)
+            yield model, side
+        yield from _networks(value, side)
 
 
 def _has_tiny_maps(model: Mapping[str, Any], size: int | None) -> bool:

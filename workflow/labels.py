@@ -306,7 +306,7 @@ def _table(
     images: Sequence[ImageAnswers],
     asks: Mapping[int, str],
     names: Sequence[str],
-    where: Callable[[str, str], str],
+    path_of: Callable[[str, str], str],
     corrected: Set[str],
 ) -> str:
     text = io.StringIO()
@@ -320,7 +320,7 @@ def _table(
         one = images[i]
         confidence = "" if one.confidence is None else f"{one.confidence:.4f}"
         given = name(one.label) if one.role == "labeled" else ""
-        own = (
+        answer_cells = (
             name(one.label),
             confidence,
             one.role,
@@ -331,7 +331,7 @@ def _table(
             name(one.student),
         )
         earlier = EARLIER if one.role == "labeled" and one.key in corrected else ""
-        writer.writerow((where(one.role, one.key), *own, asks.get(i, ""), earlier))
+        writer.writerow((path_of(one.role, one.key), *answer_cells, asks.get(i, ""), earlier))
     return text.getvalue()
 
 
@@ -361,8 +361,8 @@ def paths(data: Path) -> tuple[Callable[[str, str], str], Set[str]]:
     def of(role: str, key: str) -> str:
         pool, _, rest = key.partition("/")
         both = role == "unlabeled" and pool in found  # a pool of two parts, see `data.splits`
-        own = found[pool].get(rest) if both else None
-        return own or found[role].get(key) or found["labeled"].get(key) or key
+        file = found[pool].get(rest) if both else None
+        return file or found[role].get(key) or found["labeled"].get(key) or key
 
     return of, corrected
 

@@ -97,9 +97,9 @@ def unlabeled(workdir: Path, iteration: int) -> Iterator[ImageAnswers]:
     for shard in range(len(teacher.files)):
         copies = Counter(_keys(kept, shard))
         answers = dict(read_predictions(student, shard)) if student else {}
-        for key, own in read_predictions(teacher, shard):
-            label, others = int(own.argmax()), answers.get(key)
-            confidence, number = float(own[label]), copies[key]
+        for key, probabilities in read_predictions(teacher, shard):
+            label, others = int(probabilities.argmax()), answers.get(key)
+            confidence, number = float(probabilities[label]), copies[key]
             # Where a selection is labeled again, all of its images are kept.
             why = (
                 ""
@@ -113,7 +113,7 @@ def unlabeled(workdir: Path, iteration: int) -> Iterator[ImageAnswers]:
                 )
             )
             of_student = -1 if others is None else int(others.argmax())
-            mean = own if others is None else (own + others) / 2
+            mean = probabilities if others is None else (probabilities + others) / 2
             second, first = np.sort(mean)[-2:].tolist()
             top = (int(mean.argmax()), first, first - second)
             yield ImageAnswers(

@@ -261,13 +261,13 @@ def require_read(
     }
     for key in overrides:
         name, _, rest = key.partition(".")
-        own = [
+        replaced_by = [
             other
             for other in sorted(read & trainings)
             if recipe[other].get("preprocessing", {}).get(rest) is not None
         ]
-        if name == "preprocessing" and own and len(own) == len(read & trainings):
-            those = ", ".join(f"config.{other}.{key}" for other in own)
+        if name == "preprocessing" and replaced_by and len(replaced_by) == len(read & trainings):
+            those = ", ".join(f"config.{other}.{key}" for other in replaced_by)
             raise InputError(
                 f"--config.{key} has no effect: each training of this run has its own value; set"
                 f" {those}"

@@ -100,18 +100,21 @@ def _measured(
     try:
         with measure.Bench(config, counts, sample) as bench:
             for training in longest_first:
-                own = kind(training)
+                measured_kind = kind(training)
                 if (
-                    own not in by_kind
+                    measured_kind not in by_kind
                     and bench.spent < measure.BUDGET
                     and (batch := measurable(training))
                 ):
                     try:
-                        by_kind[own] = training, _Timed(bench.rates(training, batch), "measured")
+                        by_kind[measured_kind] = (
+                            training,
+                            _Timed(bench.rates(training, batch), "measured"),
+                        )
                     except measure.Unmeasured as error:
                         why = str(error)
-                if own in by_kind:
-                    timed[training.stage.name] = by_kind[own][1]
+                if measured_kind in by_kind:
+                    timed[training.stage.name] = by_kind[measured_kind][1]
     except measure.Unmeasured as error:
         why = str(error)
     for training in trainings:

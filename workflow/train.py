@@ -67,15 +67,19 @@ def check_training(config: ConfigDict, section: str, *, init: bool = False) -> N
     """
     method = find(config, section)
     values = config[section].to_dict()
-    own = values.pop("preprocessing", {})
+    preprocessing_values = values.pop("preprocessing", {})
     of_small = any(
-        {**config.preprocessing.to_dict(), **own}.get(key) for key in ("pad", "extra_cutout")
+        {**config.preprocessing.to_dict(), **preprocessing_values}.get(key)
+        for key in ("pad", "extra_cutout")
     )
     side = 32 if of_small else 224  # size of images that would do
     try:
         Preprocessing.from_dict(
             resolving.preprocessing(
-                config.preprocessing.to_dict(), own, median_height=side, median_width=side
+                config.preprocessing.to_dict(),
+                preprocessing_values,
+                median_height=side,
+                median_width=side,
             )
         )
         values = resolving.section(
@@ -197,8 +201,8 @@ def resolve_training(
             if key in given and given[key] is None:
                 given[key] = of_model[key]
     values = config[section].to_dict()
-    own = values.pop("preprocessing", {})
-    preprocessing = resolving.preprocessing(given, own, **_sizes(data))
+    preprocessing_values = values.pop("preprocessing", {})
+    preprocessing = resolving.preprocessing(given, preprocessing_values, **_sizes(data))
     values = resolving.section(
         values, labeled_examples=labeled.num_records, unlabeled=bool(method.unlabeled(values))
     )

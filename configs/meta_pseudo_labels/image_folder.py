@@ -36,8 +36,8 @@ def get_config(name: str = "") -> ConfigDict:
         )
     pretrained = name in ("", fine_tuning.NETWORK)
     config = image_folder.get_config(name if pretrained else "b0")
-    own = base.get_config()
-    config.train, config.finetune = own.train, own.finetune
+    pair = base.get_config()
+    config.train, config.finetune = pair.train, pair.finetune
     if name == "wrn_28_2":
         config.preprocessing.image_size = 32
     train = config.train

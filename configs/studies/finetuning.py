@@ -60,7 +60,7 @@ def get_config(name: str = "20") -> ConfigDict:
         f"Photographs, {2 if smoke else int(name)} labels a class, on validation images.",
         recipe="configs/supervised/image_folder.py:lite0",
         flags=flags,
-        runs=tuple((run, own, "train") for run, own in runs.items()),
+        runs=tuple((run, run_flags, "train") for run, run_flags in runs.items()),
         readings=tuple((run, run, "exported.top1") for run in runs),
         claims=tuple(
             (run, "recipe", f"{run.replace('_', ' ')} is better than the recipe") for run in CHANGES
