@@ -84,7 +84,7 @@ def check(command: str) -> None:
     try:
         app.parse(found, rest)
     except InputError as error:
-        if not re.match(r"--[\w, -]+(is)? ?missing", str(error)):  # mentioned in part
+        if not re.match(r"--[\w, -]+ (is missing|must be given)", str(error)):  # mentioned in part
             raise
 
 
