@@ -466,6 +466,13 @@ STAGES = (
                 bool,
                 False,
             ),
+            directory(
+                "neighbors",
+                "Prepared data. Thumbnails and names of up to 2,000 of its labeled images go into"
+                " the export, for the page of run_serve.sh --local. Default: none.",
+                default=None,
+                finished=True,
+            ),
             Flag(
                 "license",
                 "The line about the license in the card.",
