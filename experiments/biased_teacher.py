@@ -170,6 +170,7 @@ def draw(config: ConfigDict, readings: Mapping[str, Sequence[float]], path: Path
     axes.set_xlabel("memory of the teacher", fontsize=11)
     axes.set_ylabel("the student's top-1 (%)", fontsize=11)
     axes.set_title(f"{config.title}: {config.seeds} seeds, mean ± one standard deviation")
+    axes.set_ylim(top=100)
     axes.grid(axis="y", alpha=0.3)
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
     with atomic_path(path) as temporary:
