@@ -192,8 +192,8 @@ def random_box(
     )
     box = tf.concat([begin[:2], size[:2]], axis=0)
     # The sampler returns the whole image when it gives up.
-    whole = tf.reduce_all(size[:2] == shape[:2])
-    return tf.where(whole, central_box(shape, image_size, padding), box)
+    is_whole_image = tf.reduce_all(size[:2] == shape[:2])
+    return tf.where(is_whole_image, central_box(shape, image_size, padding), box)
 
 
 def _crop(image: tf.Tensor, box: tf.Tensor) -> tf.Tensor:

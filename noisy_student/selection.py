@@ -78,9 +78,11 @@ def smallest(
         need = need - (up_to[np.arange(len(rows)), bins] - inside)
         prefix = (prefix << np.uint64(digit)) | bins.astype(np.uint64)
         remaining -= digit
-        whole = inside == need  # all of that bin is wanted: cut at its upper end
-        cut[rows[whole]] = ((prefix[whole] + np.uint64(1)) << np.uint64(remaining)) - np.uint64(1)
-        rows, need, prefix = rows[~whole], need[~whole], prefix[~whole]
+        bin_fits = inside == need  # all of that bin is wanted: cut at its upper end
+        cut[rows[bin_fits]] = (
+            (prefix[bin_fits] + np.uint64(1)) << np.uint64(remaining)
+        ) - np.uint64(1)
+        rows, need, prefix = rows[~bin_fits], need[~bin_fits], prefix[~bin_fits]
     cut[rows], ties[rows] = prefix, need
     return cut, ties
 

@@ -71,7 +71,7 @@ def test_labels_and_the_rest_are_cut_alike(folders, validation):
     assert source.facts["out_of_long_tail"] == total - sum(rest) - 14
     found = survey.of_images(config)
     assert found.images["unlabeled"] == sum(rest) and found.images["labeled"] == 14
-    assert survey.of_images(config, whole=0).images["unlabeled"] == sum(rest)
+    assert survey.of_images(config, whole_below=0).images["unlabeled"] == sum(rest)
 
 
 def test_all_are_the_labels_and_the_rest(folders):
