@@ -1,4 +1,4 @@
-"""From collections to a source: examines every image, and draws the splits.
+"""Turns collections into a source: examines every image, and draws the splits.
 
 1. `test` is its own collection, or `test_fraction` of each labeled class. `test_seed` draws it, so
    it is the same for every `seed`.

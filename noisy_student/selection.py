@@ -132,7 +132,7 @@ def _digit_histogram(
 
 @dataclasses.dataclass(frozen=True)
 class Selection:
-    """How often each image is used, as a function of its class, confidence and hash.
+    """The number of times each image is used, as a function of its class, confidence and hash.
 
     Attributes:
       rank_cut: uint32 [K], confidence rank of the last image kept.

@@ -28,7 +28,7 @@ MEASURED_GIB = 3.0
 
 @dataclasses.dataclass
 class _Timed:
-    """What is known of a training's time.
+    """Knowledge of a training's time.
 
     Attributes:
       rates: rates of the training.

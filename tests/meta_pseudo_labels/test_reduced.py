@@ -46,7 +46,7 @@ def softmax(z):
 
 
 class Problem:
-    """A linear student on four features, and a calibrator that is no longer the identity.
+    """Returns a linear student on four features, and a calibrator that is no longer the identity.
 
     numpy can follow the student's one step.
     """

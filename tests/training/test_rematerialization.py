@@ -204,7 +204,7 @@ def test_the_network_itself_stays_as_it_is():
 
 
 def perceptron(seed):
-    """Two blocks of what matters here, for vectors: weights, BatchNorm, noise, and a skip."""
+    """Returns two blocks for vectors, with weights, BatchNorm, noise, and a skip."""
     make = tf.keras.layers
     x = inputs = tf.keras.Input([4])
     for block in ("block1a", "block1b"):

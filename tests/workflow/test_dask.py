@@ -182,7 +182,7 @@ class _Killed:
     directory: Path
 
     def setup(self) -> None:
-        """Nothing to load."""
+        """Loads nothing."""
 
     def outputs(self, shard: int) -> list[str]:
         return [str(self.directory / f"out-{shard}")]

@@ -83,8 +83,8 @@ def test_the_paper_s_numbers_of_l2(tmp_path):
     assert sections == ["selector", "teacher", "student_1", "student_2", "student", "finetune"]
     text = dry_runs.describe(config, tmp_path, {}, loop.plan(config, tmp_path, {}, "auto"))
     assert (
-        text.count("of which 480,309,308 are trained, 475 px") == 3
-        and text.count("of which 478,430,546 are trained, 800 px") == 1
+        text.count("parameters (480,309,308 trained), 475 px") == 3
+        and text.count("parameters (478,430,546 trained), 800 px") == 1
     )
     assert text.count("218,950 steps of 2,048 + 28,672 images (350.0 labeled epochs)") == 2
     assert text.count("218,950 steps of 2,048 + 57,344 images") == 1
