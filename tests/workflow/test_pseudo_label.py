@@ -371,8 +371,10 @@ def test_truncated_shard(root: Path, cut: int | None) -> None:
     path = root / "data" / "unlabeled" / "unlabeled-00001-of-00003"
     last = list(read_shard(path))[-1]
     os.truncate(path, path.stat().st_size - (cut or len(last) + 16))
-    message = r"unlabeled-00001-of-00003: " + (
-        r"record 7 \(counting from 0\) is truncated" if cut else "has 7 records, but its manifest"
+    message = r"unlabeled-00001-of-00003" + (
+        r": record 7 \(counting from 0\) is truncated"
+        if cut
+        else " has 7 records, but its manifest"
     )
     with pytest.raises(InputError, match=message):
         _run(root)

@@ -68,7 +68,7 @@ def test_a_dry_run_says_what_is_missing(tmp_path):
     ]
     folders = {"labeled": str(tmp_path / "imagenet"), "unlabeled": f"tar:{tmp_path}/*.tar"}
     assert dry_run.missing(config, folders, tmp_path / "data") == [
-        f"--labeled: no {tmp_path / 'imagenet'}"
+        f"--labeled: there is no {tmp_path / 'imagenet'}"
     ]
     assert dry_run.missing(recipe("digits.py"), {}, tmp_path / "data") == []
 
@@ -238,7 +238,7 @@ def test_a_dry_run_on_folders_counts_their_images_and_writes_nothing(tmp_path):
     text = dry_runs.describe(config, workdir, away, loop.plan(config, workdir, away, "auto"))
     assert (
         text.startswith("1,000 labeled and 5,000")
-        and f"missing: --unlabeled: no {tmp_path / 'away'}" in text
+        and f"missing: --unlabeled: there is no {tmp_path / 'away'}" in text
     )
     with pytest.raises(InputError, match=f"--unlabeled: there is no folder {tmp_path / 'away'}"):
         dry_runs.describe(recipe("image_folder.py:b0"), workdir, away, [])
