@@ -250,9 +250,9 @@ def test_structure(run):
     for section in (
         "The first image's sequences",
         "Adversarial attacks",
-        "Where they differ",
+        "Where the models differ",
         "Commands and configs",
-        "Out of domain, and yet past the threshold",
+        "Out-of-domain images above the threshold",
     ):
         assert section in reader.headings
     assert len(reader.links) > 5 and {link[1:] for link in reader.links} <= set(reader.ids)
@@ -411,7 +411,7 @@ def test_without_the_rest_of_the_run_the_pictures_are_left_out(run, tmp_path, mo
         "Pseudo-labels",
         "Corruptions",
         "Adversarial attacks",
-        "Where they differ",
+        "Where the models differ",
     } & set(reader.headings)
 
 
