@@ -10,7 +10,7 @@ from tests.data.recipes import save
 
 
 def test_the_profile_is_the_published_one():
-    """CIFAR-10 with 5,000 images a class and an imbalance of 100: 12,406 images in all.
+    """Counts CIFAR-10 with 5,000 images a class and an imbalance of 100: 12,406 images in all.
 
     The counts are those of the authors' code, which rounds down: 5000 · 0.01^(i / 9).
     """

@@ -52,7 +52,7 @@ def test_a_dry_run_tells_the_plan(name, tmp_path):
 
 
 def test_the_paper_s_numbers(tmp_path):
-    """Section 3.2: 4,000 labeled and 41,000 other images, a network of 1.45M parameters.
+    """Tests Section 3.2: 4,000 labeled and 41,000 other images, a network of 1.45M parameters.
 
     Section 4: batches of 2,048 and 16,384.
     """
@@ -116,7 +116,7 @@ def test_the_large_networks_have_noisy_student_s_hyper_parameters(name):
 
 
 def test_a_dry_run_names_the_command_that_makes_the_data(tmp_path):
-    """The flags that it names are those of the command, which takes them."""
+    """Tests that the flags that it names are those of the command, which takes them."""
     config = recipe("imagenet_jft.py:l2")
     missing = describe(config, tmp_path / "data").rpartition("missing: ")[2]
     made_by = (

@@ -134,7 +134,7 @@ def test_the_chain_of_the_first_version_grows():
 
 
 def test_a_student_of_the_first_version_s_chain_labels_as_it_was_fine_tuned():
-    """Section 3.1 and Table 7: L0 and L1 at 600 pixels, L2 at 800.
+    """Tests Section 3.1 and Table 7: L0 and L1 at 600 pixels, L2 at 800.
 
     The stem and the first two stages are frozen.
     """
@@ -245,7 +245,7 @@ def test_a_dry_run_on_folders_counts_their_images_and_writes_nothing(tmp_path):
 
 
 def test_a_small_student_is_the_last_one_of_a_large_teacher():
-    """The first version, A.4: an L2 of three iterations teaches the student.
+    """Tests the first version, A.4: an L2 of three iterations teaches the student.
 
     The student's training has no RandAugment and no FixRes.
     """
@@ -320,7 +320,7 @@ def test_a_smoke_run_takes_a_step(tmp_path):
 
 
 def test_a_supervised_step_sees_labeled_images_alone(tmp_path):
-    """All labels (Pham et al. 2021, Table 2).
+    """Tests training on all labels (Pham et al. 2021, Table 2).
 
     With uda at weight 0, a step would see 15 images for one that counts.
     """
