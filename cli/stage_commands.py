@@ -474,6 +474,13 @@ STAGES = (
                 bool,
                 False,
             ),
+            directory(
+                "neighbors",
+                "Prepared data. Thumbnails and names of up to 2,000 of its labeled images go into"
+                " the export, for the page of run_serve.sh --local. Default: none.",
+                default=None,
+                finished=True,
+            ),
             Flag(
                 "license",
                 "Line about the license in the model card.",

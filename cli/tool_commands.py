@@ -77,6 +77,24 @@ EXPERIMENTS = (
         needs=("run", "methods"),
     ),
     Command(
+        "biased_teacher",
+        "experiments.biased_teacher:main",
+        "Test whether the feedback mends a biased teacher, where the best answer is known.",
+        "Leaves results.json, results.md, figure.png and, last, summary.json.",
+        (WORKDIR,),
+        (
+            "--config=configs/experiments/biased_teacher.py --workdir=runs/biased_teacher",
+            (
+                "--config=configs/experiments/biased_teacher.py --workdir=runs/unbiased_teacher"
+                " --config.bias=False"
+            ),
+        ),
+        group="experiment",
+        settings="",
+        recipes=("experiments/biased_teacher.py",),
+        needs=("memories", "claims"),
+    ),
+    Command(
         "feedback_study",
         "experiments.feedback_study:main",
         "Measure signal and noise of each estimator of the feedback.",

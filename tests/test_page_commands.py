@@ -24,6 +24,7 @@ OPEN_RECIPE = {
     "train": "fixmatch/image_folder.py",
     "meta_pseudo_labels": "meta_pseudo_labels/image_folder.py",
     "two_moons": "experiments/two_moons.py",
+    "biased_teacher": "experiments/biased_teacher.py",
     "study": "studies/noise.py",
 }
 """Command -> the recipe that takes the place of one that a page leaves open."""
