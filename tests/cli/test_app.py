@@ -173,7 +173,7 @@ def test_a_default_of_false_makes_a_switch():
             [CONFIG, "--workdir=w", "--config.student.qqqq=1"],
             "no key 'student.qqqq'; its file lists the keys$",
         ),
-        ([CONFIG], "--workdir missing"),
+        ([CONFIG], "--workdir must be given"),
         (
             [CONFIG, "--workdir=w", "--config.student.model.widht=1"],
             "no key 'student.model.widht'; did you mean --config.student.model.width\\?$",

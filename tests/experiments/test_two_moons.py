@@ -175,7 +175,7 @@ def test_the_command(tmp_path, capsys):
 
 
 def test_two_methods_on_the_same_seeds():
-    """McNemar's exact p of 5 against 1, by hand: 2 (C(6, 0) + C(6, 1)) / 2^6."""
+    """Computes McNemar's exact p of 5 against 1 by hand: 2 (C(6, 0) + C(6, 1)) / 2^6."""
     rows = {
         "a": {"accuracy": [1.0] * 5 + [0.5, 1.0, 0.5]},
         "b": {"accuracy": [0.5] * 5 + [1.0, 0.99, 0.5]},
