@@ -316,5 +316,7 @@ def dry_run(
         ),
         flush=True,
     )
+    if problem:
+        print("Add --devices=8 --device=A100, or the like, to plan for other devices.", flush=True)
     if problem and not plans.missing(config, workdir, folders, stages):
         raise InputError(problem)

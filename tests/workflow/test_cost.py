@@ -143,10 +143,9 @@ def test_another_machine_s_run_is_told_not_refused_and_not_measured(tmp_path, mo
     monkeypatch.setattr(times, "table", lambda *_: pytest.fail("a step was measured"))
     config = recipe("imagenet.py:l2")
     cost.dry_run(config, tmp_path / "w", {}, loop.plan(config, tmp_path / "w", {}, "auto"))
-    assert (
-        "time: not measured, because the run does not fit: student_3 needs about"
-        in capsys.readouterr().out
-    )
+    out = capsys.readouterr().out
+    assert "time: not measured, because the run does not fit: student_3 needs about" in out
+    assert "Add --devices=8 --device=A100, or the like, to plan for other devices." in out
     assert not list(tmp_path.iterdir())
 
 
