@@ -220,7 +220,7 @@ def test_the_recipes_are_whole(name):
         ),
         (
             "methods.meta_pseudo_labels_with_uda.pseudo_labels=drawn",
-            "pseudo_labels: no 'drawn'; known: sampled, argmax, soft",
+            "pseudo_labels: there is no 'drawn'; known: sampled, argmax, soft",
         ),
         (
             "methods.all_labels.result=both",
