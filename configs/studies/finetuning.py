@@ -14,7 +14,8 @@ This file was written before any of its runs, and fixes what will be reported:
 
 - Conditions: the recipe; every BatchNorm frozen; learning rates that fall by 0.8 from block to
   block; the classifier alone for 100 steps; no weight decay and ten times as much; 128 pixels; no
-  frozen blocks, alone and with falling learning rates.
+  frozen blocks, alone and with falling learning rates; a quarter of the learning rate, alone and
+  after 100 steps of the classifier, and a sixteenth after these.
 - Seeds: 100 to 102. No reported result uses their validation images.
 - What follows: a change that is better than the recipe on all seeds, by at least one point in the
   mean, becomes the recipe's. Otherwise the recipe stays. With three seeds, a test decides little,
@@ -34,6 +35,15 @@ CHANGES = {
     "128_pixels": ("--config.preprocessing.image_size=128",),
     "all_blocks": ("--config.train.frozen_blocks=0",),
     "all_blocks_layer_decay": ("--config.train.frozen_blocks=0", "--config.train.layer_decay=0.8"),
+    "quarter_rate": ("--config.train.schedule.base=0.08",),
+    "quarter_rate_head_first": (
+        "--config.train.schedule.base=0.08",
+        "--config.train.head_steps=100",
+    ),
+    "sixteenth_rate_head_first": (
+        "--config.train.schedule.base=0.02",
+        "--config.train.head_steps=100",
+    ),
 }
 """Run -> its flags besides the recipe's."""
 
