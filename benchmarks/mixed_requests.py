@@ -42,6 +42,26 @@ class Refusal(Exception):
         self.code = code
 
 
+class Unsent(Exception):
+    """A connection that ended, without an answer, before the request was sent whole."""
+
+
+STOPPING = ("the server is stopping", "Connection refused", "failed to connect")
+"""Words of a refusal by a server that stops or has gone."""
+
+
+def why_not_taken(error: Exception) -> str | None:
+    """Says why the server cannot have computed a request that failed with `error`.
+
+    Returns:
+      One of `STOPPING`, or that the request was sent in part. None where the request may have been
+      sent whole: without an answer it is lost.
+    """
+    if isinstance(error, Unsent):
+        return "sent in part"
+    return next((words for words in STOPPING if words in str(error)), None)
+
+
 class Expected(NamedTuple):
     """Answers of the versions, as their graphs give them without a server.
 
@@ -120,7 +140,8 @@ class Client:
         Raises:
           Wrong: another answer than that of a version that may answer.
           Refusal: the server refuses what it must not refuse, or stops.
-          OSError, http.client.HTTPException: the connection broke.
+          Unsent: the connection broke before the request was sent whole.
+          OSError, http.client.HTTPException: the connection broke after that.
         """
         weights = [weight for weight, _ in self._kinds.values()]
         (kind,) = self._rng.choices(list(self._kinds), weights)
@@ -177,23 +198,31 @@ class Client:
 
     def _call(self, name: str, body: Any, headers: dict[str, str]) -> dict[str, Any]:
         try:
-            self._send(name, body, headers)
-            response = self._rest.getresponse()
-            answer: dict[str, Any] = json.loads(response.read())
-        except (OSError, http.client.HTTPException):
+            broken = self._send(name, body, headers)
+            try:
+                response = self._rest.getresponse()
+                answer: dict[str, Any] = json.loads(response.read())
+            except (OSError, http.client.HTTPException, ValueError):
+                if broken is None:
+                    raise
+                raise Unsent(f"{type(broken).__name__}: {broken}") from broken
+        except (OSError, http.client.HTTPException, Unsent):
             self._rest.close()
             raise
         if response.status != 200:
             raise Refusal(response.status, str(answer["error"]))
         return answer
 
-    def _send(self, name: str, body: Any, headers: dict[str, str]) -> None:
+    def _send(self, name: str, body: Any, headers: dict[str, str]) -> OSError | None:
+        """Sends a request. Returns what broke the connection before all was sent, or None.
+
+        An answer may be there even so: a server refuses some requests by their heads.
+        """
         try:
             self._rest.request("POST", f"/v1/models/{name}:predict", body, headers)
         except (BrokenPipeError, ConnectionResetError) as error:
-            # Only a stop may do so: the server has answered 503 before the body was sent whole.
-            self._rest.close()
-            raise Refusal(503, f"refused while the body was sent: {error}") from error
+            return error
+        return None
 
     def _refused(
         self, code: int, body: bytes, model: str = STABLE, gzip_named: bool = False

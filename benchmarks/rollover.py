@@ -42,9 +42,11 @@ from benchmarks.mixed_requests import (
     Client,
     Expected,
     Refusal,
+    Unsent,
     Wrong,
+    why_not_taken,
 )
-from benchmarks.serving import local, picture
+from benchmarks.serving import cpu_seconds, local, picture
 from cli.json_files import write_json
 from cli.start import python_m
 from data.preprocessing import Preprocessing
@@ -56,8 +58,6 @@ from training.model_dir import ModelSpec
 
 CLIENTS = 16
 VERSIONS = 3
-STOPPING = ("the server is stopping", "refused", "failed to connect")
-"""Words of a refusal that loses nothing: the request was not taken."""
 PATIENCE = 60.0
 """Seconds for the server to follow a change."""
 
@@ -113,10 +113,12 @@ class Run:
         self._memory: dict[str, int] = {}
         self._stopping = threading.Event()
         self._code: int | None = None
+        self._cpu_seconds = 0.0
 
     def play(self, changes: dict[str, Callable[[], None]]) -> None:
         """Makes the changes in the first half of the requests, and stops the server at the end."""
         threads = [threading.Thread(target=self._ask, args=(one,)) for one in self._clients]
+        began = cpu_seconds(self._process.pid)
         for thread in threads:
             thread.start()
         try:
@@ -130,6 +132,7 @@ class Run:
                 self._memory[f"after {tenths} tenths"] = self._mib()
             self._wait(self._requests)
             self._memory["at the end"] = self._mib()
+            self._cpu_seconds = cpu_seconds(self._process.pid) - began
             self._memory["at most"] = round(1024 * report.memory(self._process.pid, "VmHWM"))
         finally:
             self._stopping.set()
@@ -163,6 +166,7 @@ class Run:
                     "image_size": image_size,
                     "clients": len(self._clients),
                     "answered": sum(self._answered.values()),
+                    "cpu_ms_a_request": round(1000 * self._cpu_seconds / self._requests, 1),
                     "by_kind": dict(sorted(self._answered.items())),
                     "wrong_or_lost": len(self._wrong),
                     "refused_in_the_stop": dict(self._refused),
@@ -194,15 +198,14 @@ class Run:
             try:
                 self._answered[client.ask()] += 1
                 continue
-            except (Refusal, OSError, http.client.HTTPException) as error:
-                reason = f"{type(error).__name__}: {error}"
+            except (Refusal, Unsent, OSError, http.client.HTTPException) as error:
+                reason, known = f"{type(error).__name__}: {error}", why_not_taken(error)
                 # A stop may begin while the request is under way.
                 stopping = stopping or self._stopping.wait(5)
             except Wrong as error:
-                reason, stopping = f"wrong: {error}", False
+                reason, known = f"wrong: {error}", None
             except Exception as error:  # a bug here must not look like a server without faults
-                reason, stopping = f"{type(error).__name__}: {error}", False
-            known = next((words for words in STOPPING if words in reason), None)
+                reason, known = f"{type(error).__name__}: {error}", None
             if stopping and known:
                 self._refused[known] += 1
             else:

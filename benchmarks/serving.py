@@ -96,6 +96,8 @@ def main(
             return
         decoding("serving/decode_jpeg_500x375", picture(500, 375))
         decoding("serving/decode_jpeg_64x48", image)
+        apart("serving/decode_in_the_batch_500x375", serving_dir, picture(500, 375))
+        apart("serving/decode_in_the_batch_64x48", serving_dir, image)
         load(serving_dir, folder, image, requests, counts, cores)
 
 
@@ -190,6 +192,39 @@ def decoding(name: str, image: bytes) -> None:
     report.line(name, ours, peer, "tf.map_fn of eval_image", goal=0.9, unit="images/s")
 
 
+def apart(name: str, serving_dir: Path, image: bytes) -> None:
+    """Compares the graph in batches with decoding each image in a call of its own before the batch.
+
+    The decoding is the graph's own function, and `predict_prepared` computes the batch.
+
+    Raises:
+      InputError: an old export without `predict_prepared`.
+    """
+    signatures = tf.saved_model.load(str(served(serving_dir))).signatures
+    if "predict_prepared" not in signatures:
+        raise InputError(f"{serving_dir} has no signature predict_prepared; export the model again")
+    whole, network = signatures["serving_default"], signatures["predict_prepared"]
+    size = network.structured_input_signature[1]["images"].shape[1]
+    preprocessing, count = Preprocessing(image_size=size, style="imagenet"), BATCH // 2
+    batch, single = tf.constant([image] * count), tf.constant([image])
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string)], autograph=False)
+    def decode(encoded: tf.Tensor) -> tf.Tensor:
+        return prepare(encoded, preprocessing)[0]
+
+    def together() -> None:
+        whole(image_bytes=batch)
+
+    def alone() -> None:
+        network(images=tf.constant(np.concatenate([decode(single) for _ in range(count)])))
+
+    together()
+    alone()
+    found = report.interleaved(4 * ROUNDS, together=together, alone=alone)
+    ours, peer = (count / found[way][1] for way in ("together", "alone"))
+    report.line(name, ours, peer, "decoded one by one", goal=1, unit="images/CPU s", batch=count)
+
+
 def load(
     serving_dir: Path,
     scratch: Path,
@@ -201,31 +236,34 @@ def load(
 ) -> None:
     """Measures the bare graph and the server under `counts` clients, in turns."""
     loaded = tf.saved_model.load(str(served(serving_dir)))
-    serve, batch = loaded.signatures["serving_default"], tf.constant([image] * BATCH)
+    serve = loaded.signatures["serving_default"]
     body = scratch / "body.json"
     body.write_text(
         json.dumps({"instances": [{"b64": base64.b64encode(image).decode()}]}), encoding="utf-8"
     )
     share = requests // ROUNDS
 
-    def bare() -> float:
-        """Returns the CPU seconds an image of the graph in batches."""
-        began = time.process_time()
-        for _ in range(share // BATCH + 1):
+    def bare(size: int) -> float:
+        """Returns the CPU seconds an image of the graph in batches of `size`."""
+        batch, began = tf.constant([image] * size), time.process_time()
+        for _ in range(share // size + 1):
             serve(image_bytes=batch)
-        return (time.process_time() - began) / BATCH / (share // BATCH + 1)
+        return (time.process_time() - began) / size / (share // size + 1)
 
     with local(serving_dir) as (process, address, _):
         costs: dict[int, list[float]] = {count: [] for count in counts}
         first: dict[int, list[float]] = {count: [] for count in counts}
         seconds: dict[int, list[float]] = {count: [] for count in counts}
         sizes = {count: np.zeros(2) for count in counts}
-        graph, memory = [], [_mib(process.pid)]
-        bare()
+        largest = {count: min(count, BATCH) for count in counts}  # batches that they can fill
+        graph: dict[int, list[float]] = {size: [] for size in (BATCH, *largest.values())}
+        memory = [_mib(process.pid)]
+        bare(BATCH)
         for count in counts:
             ask(address, body, count * 5, count, cores)
         for _ in range(ROUNDS):
-            graph.append(bare())
+            for size, found in graph.items():
+                found.append(bare(size))
             for count in counts:
                 before, began = batches(address), cpu_seconds(process.pid)
                 for one in ask(address, body, share, count, cores):
@@ -236,12 +274,15 @@ def load(
             memory.append(_mib(process.pid))
     for count in counts:
         p50, p99 = (1000 * float(np.percentile(seconds[count], p)) for p in (50, 99))
-        ours, peer = 1 / float(np.median(costs[count])), 1 / float(np.median(graph))
+        ours, peer = 1 / float(np.median(costs[count])), 1 / float(np.median(graph[BATCH]))
         name, peer_name = f"serving/local_{count}_clients", f"SavedModel in batches of {BATCH}"
         notes = {
             "batching": variant,
             "cpu_ms_an_image": round(1000 / ours, 3),
             "bare_cpu_ms_an_image": round(1000 / peer, 3),
+            f"bare_in_batches_of_{largest[count]}": round(
+                1000 * float(np.median(graph[largest[count]])), 3
+            ),
             "mean_batch": round(float(sizes[count][0] / max(sizes[count][1], 1)), 1),
             "requests": share * ROUNDS,
         }
@@ -255,6 +296,9 @@ def load(
             unit="ms, half of the requests",
             batching=variant,
             median_of_first_requests=round(1000 * float(np.median(first[count])), 1),
+            p99_with_first_requests=round(
+                1000 * float(np.percentile(first[count] + seconds[count], 99)), 1
+            ),
         )
     print(
         json.dumps({"details": "serving/local", "resident_mib_after_each_round": memory}),

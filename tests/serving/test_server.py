@@ -6,6 +6,7 @@ That is: bodies, health, metrics, its description, its stop.
 from __future__ import annotations
 
 import base64
+import gc
 import gzip
 import http.client
 import json
@@ -20,7 +21,7 @@ import grpc
 import numpy as np
 import pytest
 
-from serving import json_requests, rest
+from serving import json_requests, local, rest
 from serving.client import Client, ServingError
 
 from .running import PREDICT, PROGRAM, Process, call
@@ -185,3 +186,28 @@ def test_a_stop_answers_every_request_and_ends_with_0(small, encoded_images):
     assert all(
         re.search("refused|the server is stopping|UNAVAILABLE", reason) for reason in reasons
     ), reasons
+
+
+def test_a_round_after_a_change_its_objects_leave_the_garbage_collector(monkeypatch):
+    """A full round through TensorFlow's objects holds up every request for a tenth of a second."""
+    stop, changes, told = threading.Event(), iter([False, True, True, False, False]), []
+
+    class Changing:
+        def __init__(self):
+            self.version = []
+
+        def refresh(self):
+            told.append(any(one is self.version for one in gc.get_objects()))
+            changed = next(changes, None)
+            if changed is None:
+                stop.set()
+            if changed:
+                self.version = [[]]
+            return changed
+
+    monkeypatch.setattr(local, "POLL_SECONDS", 0)
+    try:
+        local._follow(Changing(), stop)
+    finally:
+        gc.unfreeze()
+    assert told == [True, True, True, True, False, False]
