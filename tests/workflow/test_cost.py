@@ -144,7 +144,7 @@ def test_another_machine_s_run_is_told_not_refused_and_not_measured(tmp_path, mo
     config = recipe("imagenet.py:l2")
     cost.dry_run(config, tmp_path / "w", {}, loop.plan(config, tmp_path / "w", {}, "auto"))
     out = capsys.readouterr().out
-    assert "time: not measured, for it does not fit: student_3 needs about" in out
+    assert "time: not measured, because the run does not fit: student_3 needs about" in out
     assert "Add --devices=8 --device=A100, or the like, to plan for other devices." in out
     assert not list(tmp_path.iterdir())
 
