@@ -26,10 +26,10 @@ the plan with the papers' numbers. It fails where a recipe, a flag or a file is 
 `--devices=8 --device=A100` it plans for devices that are not here: settings that fit, memory, hours
 ([what fits where](scaling.md#what-fits-where)).
 
-**Rows with the same teacher.** Give each row a work directory of its own. A row begins with what
-another row has made where you link it: `mkdir W2; ln -s ../W1/data ../W1/teacher W2/`. Stages with
-other settings than the row's are refused, not used. Link `selector`, `predictions_0` and
-`pseudo_labeled_0`, too, where the selection is the same.
+**Rows with the same teacher.** Give each row a work directory of its own. A row takes over finished
+stages of another row where you link their folders: `mkdir W2; ln -s ../W1/data ../W1/teacher W2/`.
+Each stage compares its settings, and refuses a folder that was made with others. The studies share
+stages in the same way (`shared` in `configs/studies/base.py`).
 
 | verdict | what it means |
 |---|---|
