@@ -5,7 +5,7 @@
 sends the file BODY as REQUESTS predict requests over CLIENTS connections that stay open. A request
 begins when the one before it on its connection is answered. Prints a JSON list with the seconds of
 each request, by connection. The connections' first requests come all at once, while the server
-accepts the connections. `benchmarks.serving` starts the process on cores of its own.
+accepts the connections. `benchmarks.serving` starts the process on its own cores.
 """
 
 from __future__ import annotations

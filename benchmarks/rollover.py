@@ -255,7 +255,7 @@ def changes_of(
 
 
 def exported(folder: Path, number: int, image_size: int) -> Path:
-    """Exports an untrained model of its own seed, and returns the version's directory."""
+    """Exports an untrained model with its own seed, and returns the version's directory."""
     names = tuple(str(i) for i in range(10))
     small = {"width": 0.5, "depth": 0.5, "stem_stride": 1} if image_size < 64 else {}
     spec = ModelSpec({"name": "b0", **small}, Preprocessing(image_size=image_size), names)
@@ -267,7 +267,7 @@ def exported(folder: Path, number: int, image_size: int) -> Path:
 
 
 def varied(spec: ModelSpec, seed: int) -> tf.keras.Model:
-    """Builds a model whose answers differ from image to image, and a little from seed to seed."""
+    """Builds a model with answers that depend on the image, and a little on the seed."""
     model, rng = spec.build(0), np.random.Generator(np.random.PCG64(0))
     size = spec.preprocessing.image_size
     images = tf.image.resize(rng.uniform(0, 255, (16, 4, 4, 3)), [size, size])

@@ -33,6 +33,7 @@ from cli.files import atomic_path
 from cli.json_files import write_json
 from evaluation.statistics import wilson_interval
 from experiments import toy_training
+from experiments.study_figure import WIDTH
 from experiments.toy_training import Network
 
 POINTS, LABELED = 1000, 3  # of each moon
@@ -192,7 +193,7 @@ def finished(directory: Path, config: ConfigDict) -> str | None:
 
 
 def typical(rows: dict[str, dict[str, Any]], names: Sequence[str]) -> int:
-    """Returns the seed whose accuracies are nearest to the methods' medians.
+    """Returns the seed with the accuracies nearest to the methods' medians.
 
     So the figure shows no lucky seed.
     """
@@ -228,7 +229,9 @@ def against(rows: dict[str, dict[str, Any]], name: str, other: str, success: flo
 
 def draw(moons: Moons, networks: dict[str, list[tf.Tensor]], index: int, path: Path) -> None:
     """Draws the decision regions of one seed, one panel per method, as in the paper's Figure 2."""
-    figure = Figure(figsize=(4.2 * len(networks), 3.6), layout="constrained")
+    columns = min(2, len(networks))
+    rows = -(-len(networks) // columns)
+    figure = Figure(figsize=(WIDTH, 0.9 + 2.8 * rows), layout="constrained")
     FigureCanvasAgg(figure)
     x, y = moons.x[index].numpy(), np.argmax(moons.y[index], -1)
     (low_x, low_y), (high_x, high_y) = x.min(0) - 0.2, x.max(0) + 0.2
@@ -236,9 +239,10 @@ def draw(moons: Moons, networks: dict[str, list[tf.Tensor]], index: int, path: P
         np.meshgrid(np.linspace(low_x, high_x, 300), np.linspace(low_y, high_y, 300)), -1
     ).reshape(1, -1, 2)
     x_l, y_l = moons.labeled[0][index].numpy(), np.argmax(moons.labeled[1][index], -1)
-    for axes, (name, network) in zip(
-        figure.subplots(1, len(networks), squeeze=False)[0], networks.items()
-    ):
+    panels = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axes in panels[len(networks) :]:
+        axes.set_axis_off()
+    for axes, (name, network) in zip(panels, networks.items()):
         one = [v[index : index + 1] for v in network]
         region = np.argmax(moons.logits(one, tf.constant(grid, tf.float32))[0], -1).reshape(
             300, 300
@@ -263,6 +267,12 @@ def draw(moons: Moons, networks: dict[str, list[tf.Tensor]], index: int, path: P
                 linewidths=1.2,
             )
         right = np.mean(np.argmax(moons.logits(one, moons.x[index : index + 1])[0], -1) == y)
-        axes.set(title=f"{name.replace('_', ' ')}: {100 * right:.1f} %", xticks=[], yticks=[])
+        title = name.replace("_", " ").replace("uda", "UDA")
+        axes.set_title(f"{title}: {100 * right:.1f} % right", fontsize=12)
+        axes.set(xticks=[], yticks=[])
+    figure.supxlabel(
+        f"Seed {index} of {len(moons.x)}, the nearest to the medians. Large marks: labeled points.",
+        fontsize=11,
+    )
     with atomic_path(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=120)
+        figure.savefig(temporary, format="png", dpi=200)

@@ -53,7 +53,7 @@ def parameters(path: Path) -> dict[str, Any]:
         raise InputError(
             f"{path} is not UTF-8 text; mend it, or delete it and export again"
         ) from error
-    number = r"(\d{1,18})\b"  # more digits are no number that TensorFlow takes
+    number = r"(\d{1,18})\b"  # TensorFlow takes no number with more digits
     found = re.findall(rf"(\w+)\s*\{{\s*value\s*:\s*{number}\s*\}}", text)
     numbers = {name: int(value) for name, value in found}
     try:
@@ -102,7 +102,7 @@ class _Queue(NamedTuple):
 
 
 class Scheduler:
-    """Computes requests in batches, in threads of its own.
+    """Computes requests in batches, in its own threads.
 
     Args:
       numbers: as `parameters` reads them; None: each request is computed by itself.

@@ -58,7 +58,7 @@ class Client:
       url: `http://HOST:PORT`, `https://…` or `grpc://HOST:PORT`.
       model: its name on the server.
       version: its version; None: the newest that is served under the name.
-      label: in place of a version, where `models.config` has labels.
+      label: instead of a version, where `models.config` has labels.
       timeout: seconds for each attempt.
       retries: attempts after the first. Only a failure that may pass is tried again: no
         connection, no answer in time, a full queue.

@@ -29,7 +29,7 @@ _HEAD, _BODY = "head", "body"
 
 
 class Server:
-    """Server of an ASGI application, in a thread of its own.
+    """Server of an ASGI application, in its own thread.
 
     Args:
       application: the ASGI application.
@@ -216,7 +216,7 @@ class _Connection(HttpToolsProtocol):
             self._timer = None
 
     def _expire(self) -> None:
-        """Ends a connection whose request has not arrived in time."""
+        """Ends a connection if its request has not arrived in time."""
         if self.transport.is_closing():
             return
         if self._arriving is None:

@@ -89,8 +89,8 @@ def main(
         )
     if name.endswith(settings.CANARY_SUFFIX):
         raise InputError(
-            f"--name is {name!r}; names that end in {settings.CANARY_SUFFIX} are those of canaries;"
-            " name another"
+            f"--name is {name!r}; names that end in {settings.CANARY_SUFFIX} belong to canaries;"
+            " choose another"
         )
     if Path(workdir).exists() and not Path(workdir).is_dir():
         raise InputError(f"--workdir: {workdir} is a file; name a directory")

@@ -3,7 +3,7 @@
 `tf.io.decode_image` fails the whole batch for one bad image, and a graph for TF Serving can hold no
 Python function that catches the error. But tf.data can drop an element that fails, and it runs
 inside a graph. So a batch becomes a small dataset of (row, bytes). The rows that come out of it are
-put back in their places, and the missing rows were no images.
+put back in their places, and the missing rows were not images.
 
 An image must state its size before it is decoded: a few hundred bytes can declare gigabytes of
 pixels. An image that TensorFlow would decode wrongly (see `serving.bmp`) is not decoded either.
@@ -162,7 +162,7 @@ def _gif_pixels(encoded: tf.Tensor) -> tf.Tensor:
     def step(position: tf.Tensor, inside: tf.Tensor, pixels: tf.Tensor, canvas: tf.Tensor) -> _Walk:
         first = content[position]
 
-        def data_block() -> _Walk:  # its length, so many bytes; length 0 ends the chain
+        def data_block() -> _Walk:  # its length, then its bytes; length 0 ends the chain
             return position + 1 + first, first > 0, pixels, canvas
 
         def frame() -> _Walk:  # ',', left, top, width, height (2 bytes each), flags

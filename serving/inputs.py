@@ -34,7 +34,8 @@ def expand(arguments: Sequence[str], stdin: bool = False) -> list[str]:
     for name in names:  # before any work: a list or a broken link may name what is not there
         if not (stdin and name == "-") and not os.path.isfile(name):
             raise InputError(
-                f"{escaped(name)} does not exist or is no file; mend the list, or remove the link"
+                f"{escaped(name)} does not exist or is not a file; mend the list, or remove the"
+                " link"
             )
     return names
 
@@ -58,7 +59,7 @@ def _expanded(argument: str, stdin: bool) -> list[str]:
             raise InputError(f"{escaped(argument)} holds no images; name a folder with some")
         return found
     if os.path.exists(argument):
-        raise InputError(f"{escaped(argument)} is no regular file; name image files")
+        raise InputError(f"{escaped(argument)} is not a regular file; name image files")
     if glob.has_magic(argument):
         found = sorted(name for name in glob.glob(argument, recursive=True) if os.path.isfile(name))
         if found:

@@ -228,7 +228,7 @@ def _examples(
     Each is (image float32 [S, S, 3], label counted from 0).
 
     Raises:
-      InputError: a damaged record or image, or a label that is no class.
+      InputError: a damaged record or image, or a label that is not a class.
     """
     for number, encoded, label in encoded_examples(manifest, every):
         try:
@@ -244,7 +244,7 @@ def encoded_examples(manifest: Manifest, every: int = 1) -> Iterator[tuple[int, 
     Each is (record number, encoded image (string), label).
 
     Raises:
-      InputError: a damaged record, or a label that is no class.
+      InputError: a damaged record, or a label that is not a class.
     """
     for number, example in labeled_examples(manifest, range(0, manifest.num_records, every)):
         yield number, example["image/encoded"], int(example["label"])
@@ -260,7 +260,7 @@ def labeled_examples(
       numbers: record numbers that are wanted. All records are read and verified.
 
     Raises:
-      InputError: a damaged record, or a label that is no class.
+      InputError: a damaged record, or a label that is not a class.
     """
     serialized = (
         record for shard in range(len(manifest.files)) for record in read_records(manifest, shard)

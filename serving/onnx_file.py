@@ -141,7 +141,7 @@ def _store_half(graph: Any) -> None:
         values = numpy_helper.to_array(tensor)
         if values.dtype != np.float32 or values.size < _SMALL:
             continue
-        with np.errstate(over="ignore"):  # told below
+        with np.errstate(over="ignore"):  # reported below
             stored = values.astype(np.float16)
         if not np.isfinite(stored).all():
             largest = np.abs(values).max()

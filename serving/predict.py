@@ -8,8 +8,8 @@ probable classes. A folder stands for the images below it, a glob in quotes for 
 match, and a list for the files that it names (`data.image_list`). `--format=jsonl` gives an object
 a line: `file`, `label`, `probability`, `top`: [[label, probability], …], or `file` and `error`.
 `--format=csv` has the columns of `serving.answers.COLUMNS`. EXPORT_DIR is a SavedModel, or a folder
-with numbered versions; the highest number is taken. A file that is no image gets a line that says
-so. The others are answered, and the exit code is 2. Text and table escape line breaks in file
+with numbered versions; the highest number is taken. A file that is not an image gets a line that
+says so. The others are answered, and the exit code is 2. Text and table escape line breaks in file
 names.
 
 With `--output` the rows go to a file. After an interruption the same command continues behind its
@@ -98,7 +98,7 @@ def check(
     if format not in FORMATS:
         raise InputError(f"--format is {format!r}; it can be {', '.join(FORMATS)}")
     if format == PARQUET and output is None:
-        raise InputError("--format=parquet is no text; add --output=FILE")
+        raise InputError("--format=parquet is not text; add --output=FILE")
     return expand(arguments, stdin)
 
 

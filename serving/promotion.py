@@ -182,7 +182,7 @@ def faults(measured: Check, drop: float, agreement: float, slower: float) -> lis
         )
     if new > slower * old:
         result.append(
-            f"a request takes {new:.1f} ms in place of {old:.1f} ms, more than"
+            f"a request takes {new:.1f} ms instead of {old:.1f} ms, more than"
             f" --slower={slower:g} times as long"
         )
     return result
@@ -247,6 +247,6 @@ def _change(
         temporary.write_text("".join(lines), encoding="utf-8")
     settings.set_stable(serving_dir, name, after)
     print(
-        f"version {after} of {name} is stable now, in place of version {before}; running servers"
+        f"version {after} of {name} is stable now, instead of version {before}; running servers"
         " follow within 30 s"
     )

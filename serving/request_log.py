@@ -44,7 +44,7 @@ _KINDS = {b"\xff\xd8": "jpg", b"\x89P": "png", b"GI": "gif", b"BM": "bmp"}
 
 
 class RequestLog:
-    """Writes predict requests and their answers, in a thread of its own.
+    """Writes predict requests and their answers, in its own thread.
 
     Args:
       folder: folder of the files; made where it is missing.
@@ -167,8 +167,8 @@ def images_main(logs: str, output: str) -> None:
 def collect(logs: str, output: str) -> Counter[str]:
     """Writes each image of the finished log files in `logs` into the folder `output`, once.
 
-    An image is named by its SHA-256, so the same command adds what is new. Content that is no image
-    by its first bytes is left out.
+    An image is named by its SHA-256, so the same command adds what is new. Content that is not an
+    image by its first bytes is left out.
 
     Returns:
       How many times each image was sent, by its file's name.

@@ -61,7 +61,7 @@ _PATH = re.compile(
 
 
 class Server(connections.Server):
-    """REST server of `models`, in a thread of its own.
+    """REST server of `models`, in its own thread.
 
     Args:
       models: models to serve.
@@ -266,5 +266,5 @@ async def _body(request: Request, share: Share) -> bytes:
 
 
 def start(host: str, port: int, models: Models, seconds: float, cors: bool = False) -> Server:
-    """Serves in a thread of its own; `shutdown()` ends it. Raises OSError."""
+    """Serves in its own thread; `shutdown()` ends it. Raises OSError."""
     return Server(models, host, port, seconds, cors)

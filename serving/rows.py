@@ -1,7 +1,7 @@
 """Writes answers to a file, so that a killed command goes on where it was.
 
     FILE.part        the rows that are whole, and perhaps a piece of the next
-    FILE.part.json   how many rows are whole, in how many bytes, and of which request
+    FILE.part.json   how many rows are whole, in how many bytes, and the request that they belong to
 
 Rows are added a batch at a time. The file gets its own name last.
 """
@@ -52,7 +52,7 @@ class Rows:
 
     Attributes:
       done: number of rows that are there already.
-      bad: how many of them are no answers.
+      bad: how many of them are not answers.
       first_bad: file of the first of these.
 
     Raises:
@@ -79,8 +79,8 @@ class Rows:
             note = read_json(self._note, _NOTE)
             if note["asked"] != request:
                 raise InputError(
-                    f"{self._part} is of another model, format or images; delete it, or name"
-                    " another --output"
+                    f"{self._part} belongs to another model, format or set of images; delete it, or"
+                    " name another --output"
                 )
             if self._part.stat().st_size >= note["bytes"]:
                 self.done, self.bad, self.first_bad, size = (
@@ -161,7 +161,7 @@ class Rows:
 
 
 def _encoded(text: str) -> bytes:
-    return text.encode("utf-8", "surrogateescape")  # a name that is no UTF-8 keeps its bytes
+    return text.encode("utf-8", "surrogateescape")  # a name that is not UTF-8 keeps its bytes
 
 
 def _write_parquet(rows: Path, path: Path) -> None:

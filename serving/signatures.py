@@ -178,7 +178,7 @@ def _signatures(
 
 
 def _finite(status: tf.Tensor, values: tf.Tensor) -> tf.Tensor:
-    """Returns `status` [N] with NOT_FINITE in place of OK for rows that are not finite.
+    """Returns `status` [N] with NOT_FINITE instead of OK for rows that are not finite.
 
     Such a row of `values` [N, …] holds NaN or infinity.
     """

@@ -130,7 +130,10 @@ def test_commands_refuse_a_config_of_another_kind(name, config, tmp_path):
     ]
     result = subprocess.run(line, cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 2
-    assert len(result.stderr.strip().splitlines()) == 1 and "is not a recipe for this command" in result.stderr
+    assert (
+        len(result.stderr.strip().splitlines()) == 1
+        and "is not a recipe for this command" in result.stderr
+    )
     assert not (tmp_path / "w").exists()
 
 

@@ -271,7 +271,7 @@ def linear_load(path):
 def test_the_limit_on_pixels_is_the_exports(
     small, tmp_path, monkeypatch, write_model, encoded_images, capsys
 ):
-    """It is stored with the version and told in its card; the same limit is the same version."""
+    """It is stored with the version and stated in its card; the same limit is the same version."""
     monkeypatch.setattr(model_dir, "load", linear_load)
     directory, workdir = write_model(tmp_path / "teacher", make=linear), tmp_path / "export"
     for _ in range(2):

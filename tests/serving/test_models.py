@@ -30,7 +30,7 @@ THREADS = 8
 
 
 class Numbered(tf.Module):
-    """Model whose answers say which one it is.
+    """Model with answers that say which model it is.
 
     `together` is the number of rows that were computed with each row.
     """

@@ -162,7 +162,7 @@ def test_a_file_that_is_no_image_is_named(model, tmp_path, capsys):
     [
         ("", "text", ["missing.png"], "missing.png does not exist"),
         ("", "text", ["empty"], "empty holds no images"),
-        ("", "text", ["pipe"], "pipe is no regular file"),
+        ("", "text", ["pipe"], "pipe is not a regular file"),
         ("", "text", ["a" * 300], "does not exist"),
         ("", "text", [], "no images"),
         ("", "yaml", ["red.png"], "--format"),
@@ -268,7 +268,7 @@ def test_folders_and_globs(model, tmp_path, capsys):
     ]
     with pytest.raises(InputError, match="matches no files"):
         predict.check("text", [str(tmp_path / "*.jpg")])
-    with pytest.raises(InputError, match="parquet is no text"):
+    with pytest.raises(InputError, match="parquet is not text"):
         predict.check("parquet", [str(tmp_path)])
 
 
@@ -342,10 +342,10 @@ def test_rows_of_another_request_are_refused(tmp_path):
     with pytest.raises(InputError, match="another process writes"):
         Rows(str(tmp_path / "out"), "csv", digest_of("one", "csv", files)).add([])
     rows.close()
-    with pytest.raises(InputError, match="is of another model, format or images"):
+    with pytest.raises(InputError, match="belongs to another model, format or set of images"):
         Rows(str(tmp_path / "out"), "csv", digest_of("two", "csv", files))
     Path(files[1]).write_bytes(b"replaced")
-    with pytest.raises(InputError, match="is of another model, format or images"):
+    with pytest.raises(InputError, match="belongs to another model, format or set of images"):
         Rows(str(tmp_path / "out"), "csv", digest_of("one", "csv", files))
 
 

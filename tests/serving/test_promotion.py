@@ -147,7 +147,7 @@ def test_a_failed_check_changes_nothing(serving_dir, data):
             Check(100, (0.80, 0.90), 0.69, (2.0, 3.0)),
             ["it agrees with the stable version on 69.00 %"],
         ),
-        (Check(100, (0.80, 0.90), 0.75, (2.0, 3.1)), ["a request takes 3.1 ms in place of 2.0 ms"]),
+        (Check(100, (0.80, 0.90), 0.75, (2.0, 3.1)), ["a request takes 3.1 ms instead of 2.0 ms"]),
         (Check(100, (0.80, 0.10), 0.10, (2.0, 9.0)), ["top-1", "it agrees", "a request"]),
     ],
 )

@@ -85,7 +85,7 @@ def programs(folder, **statuses):
 
 
 def run(path, serving_dir, *flags):
-    """Runs it in a process of its own; the server takes the process's place."""
+    """Runs it in its own process; the server takes the process's place."""
     command = [sys.executable, "-m", "cli", "serve", f"--serving_dir={serving_dir}", *flags]
     return subprocess.run(
         command, cwd=ROOT, env={"PATH": path}, capture_output=True, text=True, timeout=120

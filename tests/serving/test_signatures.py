@@ -1,6 +1,6 @@
 """The signatures of an export: answers against the evaluation path.
 
-Some of the inputs are no images, among good ones.
+Some of the inputs are not images, among good ones.
 """
 
 from __future__ import annotations
@@ -219,12 +219,12 @@ def test_all_frames_of_a_gif_count(encoded_images, monkeypatch):
 
 
 def marked(jpeg, marker):
-    """Makes a JPEG whose frame has another start marker than baseline's."""
+    """Makes a JPEG with another start marker of the frame than baseline's."""
     return jpeg.replace(b"\xff\xc0", bytes([0xFF, marker]), 1)
 
 
 def png_after_a_chunk(png):
-    """Makes a PNG whose header is not its first chunk.
+    """Makes a PNG with another first chunk than its header.
 
     The first chunk is a private one, with 1 × 1 where the size would be.
     """
