@@ -126,6 +126,13 @@ TRAINING = (
     Flag("strategy", "Devices to train on.", default="auto", choices=STRATEGIES),
     Flag("cpu_devices", "Logical CPU devices, to try --strategy=mirrored.", int, 1, least=1),
     Flag("tpu", "Name or address of the TPU; without it the local one.", default="", address=True),
+    Flag(
+        "replica_cores",
+        "With --strategy=tpu: cores that share each image, a power of 2. Untried on hardware.",
+        int,
+        1,
+        least=1,
+    ),
     Flag("profile_steps", "Steps to profile, for TensorBoard.", default=None, value="FIRST,LAST"),
     DRY_RUN,
 )
