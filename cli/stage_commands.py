@@ -631,10 +631,16 @@ STAGES = (
                 least=8,
             ),
             Flag("sweep", "serving: try other batching parameters.", bool, None),
+            Flag("jax", "planned_memory: Python interpreter that has JAX.", default=None),
+            Flag(
+                "topology",
+                "planned_memory: TPU to compile for, such as v5e:2x2; --jax needs libtpu.",
+                default=None,
+            ),
             Flag(
                 "networks",
-                "step_memory: some of b0, b4, l2; xla_steps: of b0, resnet50, wrn_28_2; separated"
-                " by commas.",
+                "step_memory: some of b0, b4, l2; xla_steps, planned_memory: of b0, resnet50,"
+                " wrn_28_2; separated by commas.",
                 default=None,
             ),
             Flag(
@@ -644,7 +650,8 @@ STAGES = (
             ),
             Flag(
                 "batch",
-                "step_memory: images a step, 16 by default, 4 of l2; xla_steps: labeled ones, 4.",
+                "step_memory: images a step, 16 by default, 4 of l2; xla_steps: labeled ones, 4;"
+                " planned_memory: 32.",
                 int,
                 None,
                 least=1,
