@@ -5,7 +5,7 @@
     ONEDNN_MAX_CPU_ISA=AVX2 ./run_benchmarks.sh processor
 
 `training.processor` chooses by the results. Each line's `ours` is with oneDNN, its `peer` without,
-in processes of their own, in turns; each is the best of its rounds. Cases:
+in their own processes, in turns; each is the best of its rounds. Cases:
 
     digits      a step of the digits' teacher, 250 images of 16 px: depthwise convolutions on maps
                 of 4 px

@@ -76,7 +76,7 @@ class Preprocessing:
 
     def __post_init__(self) -> None:
         values = vars(self)
-        settings.check(values, PREPROCESSING, "preprocessing")
+        settings.check_settings(values, PREPROCESSING, "preprocessing")
         for name, value in values.items():  # a recipe leaves it open; here it must be decided
             if value is None:
                 raise InputError(f"preprocessing.{name} is not set")
@@ -98,7 +98,7 @@ class Preprocessing:
         Raises:
             InputError: an unknown key or an impossible value.
         """
-        settings.check(values, PREPROCESSING, "preprocessing")
+        settings.check_settings(values, PREPROCESSING, "preprocessing")
         fields: dict[str, Any] = {
             key: tuple(value) if isinstance(value, (list, tuple)) else value
             for key, value in values.items()

@@ -82,9 +82,9 @@ class _Some:
         """See `Collection`."""
         return self._whole.key(self._indices[index])
 
-    def where(self, index: int) -> str:
+    def describe(self, index: int) -> str:
         """See `Collection`."""
-        return self._whole.where(self._indices[index])
+        return self._whole.describe(self._indices[index])
 
     def read(self, indices: Iterable[int]) -> Iterator[bytes | str]:
         """See `Collection`."""
@@ -100,7 +100,8 @@ def of_images(config: ml_collections.ConfigDict, most: int = SAMPLE, whole: int 
     """Looks at folders, lists, archives or data sets of TFDS.
 
     Args:
-      config: a recipe as `prepare.resolve` returns it; its locations are of the formats `LISTED`.
+      config: a recipe as `prepare.with_locations` returns it; its locations are of the formats
+      `LISTED`.
       most: number of labeled files that are examined, if not all files are.
       whole: bytes of files up to which all files are examined.
 

@@ -30,14 +30,14 @@ class Examples:
 
     Attributes:
       name: unique among the sets that are evaluated together.
-      where: its directory, for messages.
+      origin: its directory, for messages.
       count: number of its examples.
       num_classes: labels are 0 … num_classes − 1.
       stream: makes the dataset of (encoded string, key string, label int64), each example once.
     """
 
     name: str
-    where: str
+    origin: str
     count: int
     num_classes: int
     stream: Callable[[], tf.data.Dataset]

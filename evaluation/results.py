@@ -260,12 +260,12 @@ def relative_to(
 def versus(scores: Mapping[str, Scores], baseline: str) -> dict[str, dict[str, Any]]:
     """Returns model -> suite -> difference to the baseline on the same examples."""
     compared: dict[str, dict[str, Any]] = {}
-    for name, own in scores.items():
+    for name, scored in scores.items():
         if name == baseline:
             continue
         pairs = {
             suite: (scores[baseline][suite], values)
-            for suite, values in own.items()
+            for suite, values in scored.items()
             if suite in scores[baseline]
         }
         compared[name] = {

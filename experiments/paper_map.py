@@ -46,13 +46,13 @@ def _line(row: Row) -> str:
 
 
 def _checked(row: Row) -> str:
-    told = [_told(numbers) for numbers in row.numbers]
+    compared = [_compared(numbers) for numbers in row.numbers]
     ran = [_link(place) for place in row.ran]
     why = [row.why] if row.why and row.verdict != IMPOSSIBLE else []
-    return "<br>".join([*told, *(["ran: " + ", ".join(ran)] if ran else []), *why])
+    return "<br>".join([*compared, *(["ran: " + ", ".join(ran)] if ran else []), *why])
 
 
-def _told(numbers: Numbers) -> str:
+def _compared(numbers: Numbers) -> str:
     values = ", ".join(
         f"{name.replace('_', ' ')} {_number(value)}" for name, value in numbers.values.items()
     )

@@ -114,10 +114,10 @@ def _parts(
         if key not in known:
             known[key] = reckoning.images(recipe, data, folders)
         trainings = plans.trainings(recipe, stages, known[key])
-        own = [
+        counted = [
             training for training in trainings if training.stage.name not in linked(config, name)
         ]
-        yield Part(recipe, known[key], own, 1 + cost.again(recipe, directory, known[key]))
+        yield Part(recipe, known[key], counted, 1 + cost.again(recipe, directory, known[key]))
 
 
 def _stages(
@@ -131,11 +131,11 @@ def _stages(
       InputError: the recipe's settings are impossible.
     """
     if script == "run_noisy_student.sh":
-        loop.check(recipe)
+        loop.check_loop(recipe)
         return recipe, loop.plan(recipe, directory, folders, "auto")
     init = train.initial_of(recipe, "train")
     options = {"section": "train", **({"init": init} if init else {})}
-    train.check(recipe, "train", init=bool(init))
+    train.check_training(recipe, "train", init=bool(init))
     recipe = one_method.alone(recipe, init)
     if alone:
         return recipe, [Stage(directory.name, "run_train.sh", directory, options)]

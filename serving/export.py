@@ -2,7 +2,7 @@
 
     ./run_export.sh --workdir=SERVING_DIR --model=TRAINING_DIRECTORY [--name=classifier] \
         [--evaluation=DIR] [--weights=float32|bfloat16|float16] [--optimize] [--onnx] \
-        [--license="…"] [--max_pixels=25000000]
+        [--license="…"] [--max_pixels=25000000] [--neighbors=DATA]
 
 leaves in SERVING_DIR
 
@@ -10,7 +10,8 @@ leaves in SERVING_DIR
                             gets the next number
     NAME/1/assets.extra/    labels.txt (a class a line), export.json (which model this is, what its
                             card tells), requests to warm it up, preprocessing.json and
-                            preprocess.py (how pixels reach the network), with --onnx model.onnx
+                            preprocess.py (how pixels reach the network), with --onnx model.onnx,
+                            with --neighbors neighbors.npz (see `serving.neighbors`)
     models.config, …        TF Serving's settings, see `serving.settings`
     summary.json            last: `export` (path of the version), `name`, `version`, `label_names`,
                             `signatures`, `deviation`
@@ -45,6 +46,7 @@ from cli.json_files import read_json, write_json
 from cli.workdir import fingerprint, finish, require_finished, say_done
 from data.preprocessing import Preprocessing, eval_image
 from serving import card, onnx_file, preprocess, settings
+from serving import neighbors as nearest
 from serving.answers import OK
 from serving.images import MAX_PIXELS
 from serving.signatures import Classifier
@@ -74,6 +76,7 @@ STORED = {
     "evaluation?": ({**EVALUATION, "metrics": dict}, None),
     "license?": str,
     "onnx?": ({"opset": int, "deviation": float}, None),
+    "neighbors?": ({"images": int, "data": str}, None),
     "sha256?": dict,
 }
 """Fields that `export.json` holds at least."""
@@ -91,11 +94,12 @@ def main(
     license: str | None = None,
     max_pixels: int = MAX_PIXELS,
     onnx: bool = False,
+    neighbors: str | None = None,
 ) -> None:
     """Exports the training directory (or `model/`) `model` into `workdir`; see the module.
 
     Where the model is exported already, a new `evaluation` or `license` goes into its card, and
-    `onnx` adds the file.
+    `onnx` and `neighbors` add their files.
 
     Raises:
       InputError: the flags are unusable, the model is missing or unfinished, or `workdir` belongs
@@ -118,6 +122,8 @@ def main(
         raise InputError(f"--workdir: {workdir} is a file; name a directory")
     _require_serving_dir(Path(workdir))
     spec, run = model_dir.read_spec(model), model_dir.run_directory(Path(model))
+    if neighbors:
+        nearest.open_labeled(neighbors, spec.label_names)
     origin = {
         "model": fingerprint(run),
         "preprocessing": spec.preprocessing.to_dict(),
@@ -136,6 +142,8 @@ def main(
     summary = serving_dir / "summary.json"
     if version is not None and onnx:
         _add_onnx(folder / str(version), model)
+    if version is not None and neighbors:
+        _add_neighbors(folder / str(version), model, neighbors)
     if version is not None and _tell(folder / str(version), spec, run, told):
         print(f"the card of {folder / str(version)} is written anew")
     if (
@@ -159,6 +167,7 @@ def main(
                 model,
                 {**origin, "evaluation": None, "license": LICENSE, **told},
                 onnx,
+                neighbors,
             )
         except InputError:
             shutil.rmtree(folder / _TEMPORARY, ignore_errors=True)
@@ -238,7 +247,12 @@ def _evaluation(directory: str, run: Path) -> dict[str, Any]:
 
 
 def _write_version(
-    folder: Path, version: int, model: str, stored: dict[str, Any], onnx: bool
+    folder: Path,
+    version: int,
+    model: str,
+    stored: dict[str, Any],
+    onnx: bool,
+    neighbors: str | None,
 ) -> None:
     """Writes `folder`/`version`: first under a temporary name, then renamed.
 
@@ -279,6 +293,8 @@ def _write_version(
     _write_preprocessing(extra, spec.preprocessing)
     if onnx:
         stored["onnx"] = _write_onnx(extra, network, spec, stored)
+    if neighbors:
+        stored["neighbors"] = nearest.write(temporary, neighbors, spec.label_names)
     write_json(temporary / EXPORT, {**stored, "sha256": digests(temporary)})
     _write_card(temporary, folder.name, version, spec, model_dir.run_directory(Path(model)), stored)
     for path in (p for p in temporary.rglob("*") if p.is_file()):
@@ -332,6 +348,23 @@ def _add_onnx(path: Path, model: str) -> None:
         _with_digests(path, stored, onnx_file.FILE, "preprocessing.json", "preprocess.py"),
     )
     print(f"added {extra / onnx_file.FILE}")
+
+
+def _add_neighbors(path: Path, model: str, data: str) -> None:
+    """Adds the index of labeled images of `data` to the version in `path`, where it is not there.
+
+    Raises InputError where `data` cannot be used.
+    """
+    stored, spec = read_json(path / EXPORT, STORED), model_dir.read_spec(model)
+    if (stored.get("neighbors") or {}).get("data") == fingerprint(data):
+        return
+    stored = {"evaluation": None, "license": LICENSE, **stored}
+    stored["neighbors"] = nearest.write(path, data, spec.label_names)
+    _write_card(
+        path, path.parent.name, int(path.name), spec, model_dir.run_directory(Path(model)), stored
+    )
+    write_json(path / EXPORT, _with_digests(path, stored, nearest.FILE))
+    print(f"added {(path / EXPORT).parent / nearest.FILE}")
 
 
 def _with_digests(path: Path, stored: dict[str, Any], *names: str) -> dict[str, Any]:

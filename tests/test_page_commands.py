@@ -24,6 +24,7 @@ OPEN_RECIPE = {
     "train": "fixmatch/image_folder.py",
     "meta_pseudo_labels": "meta_pseudo_labels/image_folder.py",
     "two_moons": "experiments/two_moons.py",
+    "biased_teacher": "experiments/biased_teacher.py",
     "study": "studies/noise.py",
 }
 """Command -> the recipe that takes the place of one that a page leaves open."""
@@ -83,7 +84,7 @@ def check(command: str) -> None:
     try:
         app.parse(found, rest)
     except InputError as error:
-        if not re.match(r"--[\w, -]+(is)? ?missing", str(error)):  # mentioned in part
+        if not re.match(r"--[\w, -]+ (is missing|must be given)", str(error)):  # mentioned in part
             raise
 
 

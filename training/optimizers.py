@@ -245,7 +245,7 @@ def build(
       InputError: unknown name, a value out of its range, or an optimizer of a package that is not
         installed.
     """
-    settings.check(config, OPTIMIZER, "optimizer")
+    settings.check_settings(config, OPTIMIZER, "optimizer")
     decay = config.get("decoupled_weight_decay") or None
     common: dict[str, Any] = {"weight_decay": decay}
     if config.clip_norm:

@@ -23,7 +23,7 @@ def create(
 
     Args:
       name: "auto" is "mirrored" with two or more GPUs, else "one_device".
-      cpu_devices: with more than 1 and no GPU, the CPU is split into so many logical devices, to
+      cpu_devices: with more than 1 and no GPU, the CPU is split into that many logical devices, to
         try out distribution. "mirrored" without a GPU needs more than 1.
       tpu: the TPU's name or address; "" finds the local one.
       replica_cores: cores of a replica on a TPU, a power of 2; see `training.spatial`.
@@ -44,7 +44,7 @@ def create(
     if name == "auto":
         name = "mirrored" if len(found) > 1 else "one_device"
     if name == "one_device":
-        # Not OneDeviceStrategy: it hands batches over through iterators of its own, whose
+        # Not OneDeviceStrategy: it hands batches over through its own iterators, whose
         # autotuning `data.pipeline.untuned` cannot reach.
         return tf.distribute.get_strategy()
     if name == "mirrored":
@@ -104,7 +104,7 @@ def _usable(name: str, cpu_devices: int) -> list[tf.config.PhysicalDevice]:
     If TensorFlow can use none of the machine's GPUs, prints why.
     """
     if name not in NAMES:
-        raise InputError(f"--strategy: no strategy {name!r}; known: {', '.join(NAMES)}")
+        raise InputError(f"--strategy: there is no strategy {name!r}; known: {', '.join(NAMES)}")
     if cpu_devices > 1:
         cpu = tf.config.list_physical_devices("CPU")[0]
         # A stage may ask twice.

@@ -132,7 +132,9 @@ def _of_file(
     opened, digests = _opened(path, path.stat().st_mtime_ns if path.exists() else 0)
     classes = weight_files.num_classes(opened)
     table = names.of_architecture(architecture, classes or 1)
-    weight_files.check(opened, table, architecture["name"], with_classifier=classes is not None)
+    weight_files.check_shapes(
+        opened, table, architecture["name"], with_classifier=classes is not None
+    )
     spec = import_weights.spec_of(
         opened,
         {**architecture, **_of_training(model)},

@@ -365,8 +365,8 @@ def dry_run(
       InputError: it cannot be planned.
     """
     counts = reckoning.images(config, workdir / "data", folders)
-    told = plans.describe(config, workdir, folders, stages, counts)
+    plan = plans.describe(config, workdir, folders, stages, counts)
     return (
-        f"{told}\n\n"
+        f"{plan}\n\n"
         f"{describe(config, stages, plans.trainings(config, stages, counts), counts, target)}"
     )

@@ -2,7 +2,7 @@
 
 A section of the recipe says which method, with which settings. `run_teacher.sh`, `run_student.sh`
 and `run_finetune.sh` train the sections of these names. `run_train.sh` trains the section `train`
-unless told otherwise.
+by default.
 """
 
 from __future__ import annotations
@@ -60,22 +60,26 @@ def find(config: ConfigDict, section: str) -> Method:
     return methods.find(config[section].method)
 
 
-def check(config: ConfigDict, section: str, *, init: bool = False) -> None:
+def check_training(config: ConfigDict, section: str, *, init: bool = False) -> None:
     """Raises InputError where a value of a train section is impossible.
 
-    Checks what can be told without data and without the weights `init`.
+    Checks what needs neither data nor the weights `init`.
     """
     method = find(config, section)
     values = config[section].to_dict()
-    own = values.pop("preprocessing", {})
+    preprocessing_values = values.pop("preprocessing", {})
     of_small = any(
-        {**config.preprocessing.to_dict(), **own}.get(key) for key in ("pad", "extra_cutout")
+        {**config.preprocessing.to_dict(), **preprocessing_values}.get(key)
+        for key in ("pad", "extra_cutout")
     )
     side = 32 if of_small else 224  # size of images that would do
     try:
         Preprocessing.from_dict(
             resolving.preprocessing(
-                config.preprocessing.to_dict(), own, median_height=side, median_width=side
+                config.preprocessing.to_dict(),
+                preprocessing_values,
+                median_height=side,
+                median_width=side,
             )
         )
         values = resolving.section(
@@ -167,7 +171,7 @@ def _require_validation(section: str, train: dict[str, Any], there: bool) -> Non
             )
 
 
-def resolve(
+def resolve_training(
     config: ConfigDict, section: str, data: str, *, init: str | None = None, iteration: int = 0
 ) -> dict[str, Any]:
     """Resolves the config of one training: seed, preprocessing and section (`train`).
@@ -180,7 +184,7 @@ def resolve(
       data: a finished data directory.
       init: weights; their network and normalization replace the section's and the recipe's. See
         `weights.pretrained`.
-      iteration: tells trainings of one recipe apart, in their seeds.
+      iteration: makes the trainings of one recipe differ in their seeds.
 
     Raises:
       InputError: no such training, or values that don't fit.
@@ -197,8 +201,8 @@ def resolve(
             if key in given and given[key] is None:
                 given[key] = of_model[key]
     values = config[section].to_dict()
-    own = values.pop("preprocessing", {})
-    preprocessing = resolving.preprocessing(given, own, **_sizes(data))
+    preprocessing_values = values.pop("preprocessing", {})
+    preprocessing = resolving.preprocessing(given, preprocessing_values, **_sizes(data))
     values = resolving.section(
         values, labeled_examples=labeled.num_records, unlabeled=bool(method.unlabeled(values))
     )
@@ -258,7 +262,7 @@ def main(
         inputs["init"] = init
     for name, path in inputs.items():
         workdirs.require_finished(path, f"--{name}", MADE_BY[name])
-    resolved = resolve(config, section, data, init=init, iteration=iteration)
+    resolved = resolve_training(config, section, data, init=init, iteration=iteration)
     shared = strategy == "multi_worker"
     done = workdirs.start(
         workdir, resolved, inputs, shared=shared, summary_schema={"steps": int, "parameters": int}
@@ -296,8 +300,8 @@ def _require_inputs(
     for name, path in given.items():
         if path and name not in useful:
             raise InputError(
-                f"--{name} is of no use to {section}, whose method is {values.method}{online};"
-                " leave it out"
+                f"--{name} has no effect on {section}, which trains by {values.method}{online}; "
+                "leave it out"
             )
     if section.startswith("finetune") and not init:
         raise InputError(

@@ -178,7 +178,7 @@ def peer(step: dict[str, Any], rounds: int) -> dict[str, Any]:
 def main() -> None:
     """Prints a line for each step; exits with 1 where a loss differs."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("directory", type=Path, help="what benchmarks.hlo.export wrote")
+    parser.add_argument("directory", type=Path, help="Directory that benchmarks.hlo.export wrote.")
     parser.add_argument("--rounds", type=int, default=20)
     given = parser.parse_args()
     alone = (given.directory / STEP).exists()

@@ -44,7 +44,7 @@ def recipe(folders, **data):
         "test_per_class": 2,
         **data,
     }
-    return prepare.resolve(
+    return prepare.with_locations(
         recipes.config("image_folder", **values), {"labeled": str(folders / "labeled")}
     )
 
@@ -94,5 +94,5 @@ def test_the_seed_draws_the_images_and_one_is_no_cut(folders):
 def test_it_is_said_and_refused(folders, tmp_path, capsys):
     prepare.main(recipe(folders), str(tmp_path / "w"))
     assert "left out for the long tail: 14" in capsys.readouterr().out
-    with pytest.raises(InputError, match="the digits have no such cut"):
+    with pytest.raises(InputError, match="which has no effect on the digits"):
         prepare.open_source(recipes.config("digits", labeled_per_class=5, long_tail=10.0))

@@ -357,7 +357,7 @@ def test_settings_survive_json():
         ({}, "image_size is not set"),
         ({"image_size": None}, "image_size is not set"),
         ({"image_size": 0}, "image_size is 0"),
-        ({"image_size": 8, "stile": "small"}, "stile: no such setting; did you mean style"),
+        ({"image_size": 8, "stile": "small"}, "stile is not a setting; did you mean style"),
         ({"image_size": 8, "style": "tiny"}, "'tiny'; it can be small or imagenet"),
         ({"image_size": 8, "pad": 8}, "pad is 8"),
         ({"image_size": 8, "extra_cutout": -1}, "extra_cutout is -1"),

@@ -199,7 +199,7 @@ def test_monotone_never_erases_the_image():
 
 
 def stubbed(monkeypatch, stub, count, layers, mode="reference", **options):
-    """Runs ``stub(name index, image, arguments…)`` in place of the operations.
+    """Runs ``stub(name index, image, arguments…)`` instead of the operations.
 
     The seeds are 0 … count − 1.
     """

@@ -28,7 +28,7 @@ def folders(tmp_path):
 
 
 def recipe(folders, **data):
-    return prepare.resolve(
+    return prepare.with_locations(
         recipes.config("image_folder", **data),
         {name: str(folders / name) for name in ("labeled", "unlabeled")},
     )
@@ -71,7 +71,7 @@ def test_archives_are_looked_at_too(folders, whole):
         name: archive(folders / "tars" / f"{name}.tar", folders / name)
         for name in ("labeled", "unlabeled")
     }
-    config = prepare.resolve(recipes.config("image_folder"), locations)
+    config = prepare.with_locations(recipes.config("image_folder"), locations)
     found, of_folders = (
         survey.of_images(config, whole=whole),
         survey.of_images(recipe(folders), whole=whole),

@@ -35,7 +35,7 @@ def mixed_bfloat16() -> Iterator[None]:
 
 
 def images(count: int, size: int) -> tf.Tensor:
-    """Makes coarse colored patches: the network could not tell images of fine noise apart."""
+    """Makes coarse colored patches: the network could not distinguish images of fine noise."""
     patches = tf.random.stateless_uniform([count, 4, 4, 3], [1, 2], 0.0, 255.0)
     return tf.image.resize(patches, [size, size])
 

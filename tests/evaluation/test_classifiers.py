@@ -73,7 +73,7 @@ def test_an_exported_model_answers_as_its_directory(tmp_path, monkeypatch, style
 
 
 class Foreign(tf.Module):
-    """A third-party model, with or without a softmax of its own."""
+    """A third-party model, with or without its own softmax."""
 
     def __init__(self, softmax, shape):
         super().__init__()

@@ -347,7 +347,7 @@ def test_attacks_need_a_model_of_as_many_classes(quick, inputs):
     examples = dataclasses.replace(from_records(manifest, "clean"), num_classes=11)
     model, spec = load_linear(inputs[1])
     folder = Folder(inputs[0].parent / "m", inputs[0].parent / "progress.jsonl")
-    with pytest.raises(InputError, match=r"teacher tells 10 classes apart, .* has 11"):
+    with pytest.raises(InputError, match=r"teacher has 10 classes, but .* has 11"):
         suites.run(
             Classifier("teacher", spec.preprocessing, model),
             ["adversarial"],

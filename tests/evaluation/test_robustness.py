@@ -15,7 +15,7 @@ from evaluation.robustness import (
     CORRUPTIONS,
 )
 
-# AlexNet's mean error on each corruption has a column of its own in the published table. The
+# AlexNet's mean error on each corruption has its own column in the published table. The
 # severities beside it must come to that mean.
 AVERAGES = (0.886428, 0.894468, 0.922640, 0.819880, 0.826268, 0.785948, 0.798360, 0.866816)
 AVERAGES += (0.826572, 0.819324, 0.564592, 0.853204, 0.646056, 0.717840, 0.606500)

@@ -37,7 +37,7 @@ def config(name: str = "labels.py", *overrides: str):
 @pytest.mark.parametrize("name", STUDIES)
 def test_every_study_s_flags_are_the_recipe_s(name):
     loaded = config(name)
-    study.check(loaded)
+    study.check_config(loaded)
     for _, flags, *_ in loaded.runs:
         recipes.from_flags(f"--config={loaded.recipe}", *loaded.flags, *flags)
     for run in loaded.runs:  # and no flag is without effect
@@ -155,7 +155,7 @@ def test_a_study_runs_links_compares_and_ends(tmp_path, scripts, capsys):
 
 @pytest.mark.parametrize("name", [*STUDIES, "noise.py:small"])
 def test_every_study_ends_with_a_verdict_on_each_claim(name, tmp_path, monkeypatch, capsys):
-    """The recipe's script is a stand-in, whose students have a top-1 of 0.9 or more.
+    """The recipe's script is a stand-in; its students have a top-1 of 0.9 or more.
 
     The later a run comes in the study, the higher is its top-1.
     """
@@ -266,7 +266,7 @@ def test_photographs_are_given_by_flag_and_done_piece_by_piece(tmp_path, photogr
             "no run udda; the runs are data, noisy_student",
         ),
         (PHOTOGRAPHS, {"labeled": "p", "only": "uda:7"}, "no run uda:7; .* the seeds 0 to 4"),
-        ("labels.py", {"labeled": "p"}, "--labeled: this study has images of its own"),
+        ("labels.py", {"labeled": "p"}, "--labeled: this study has its own images"),
     ],
 )
 def test_photographs_and_runs_that_a_study_does_not_take(tmp_path, name, flags, message):
@@ -510,7 +510,7 @@ def test_all_the_same_difference_is_no_division_by_zero():
             {"readings": (("soft", "nothing", "teacher.top1"),), "claims": ()},
             "read from run 'nothing'",
         ),
-        ({"runs": (("soft", (), "nothing"),)}, "of method 'nothing'"),
+        ({"runs": (("soft", (), "nothing"),)}, "has the method 'nothing'"),
     ],
 )
 def test_a_study_that_cannot_be_run(change, message):
@@ -519,4 +519,4 @@ def test_a_study_that_cannot_be_run(change, message):
         for key, value in change.items():
             broken[key] = value
     with pytest.raises(InputError, match=message):
-        study.check(broken)
+        study.check_config(broken)

@@ -198,7 +198,7 @@ def test_first_order_estimators_are_refused_without_a_factor():
                 with pytest.raises(
                     ValueError,
                     match=(
-                        f"{estimator}.*; {name}'s is not. Take feedback 'finite_difference' or"
+                        f"{estimator}.*a step of {name} is not. Use feedback 'finite_difference' or"
                         " 'cosine'"
                     ),
                 ):
@@ -409,7 +409,7 @@ def test_moving_statistics_are_updated_once_in_each_network(estimator):
 
 
 def test_a_student_that_stands_still_gives_no_feedback():
-    """Old and new are measured alike: same noise, same statistics.
+    """Tests that old and new are measured the same way: same noise, same statistics.
 
     So their difference is 0 and not the noise of two measurements.
     """
@@ -616,8 +616,8 @@ def frozen():
         (lambda: (dense(), dense(1)), "has one output"),
         (lambda: (dense(3), dense(5)), "have 3 and 5 classes"),
         (lambda: (frozen(), dense()), "the teacher has nothing to train"),
-        (lambda: (dense(), dense(kernel_regularizer="l2")), "has losses of its own"),
-        (lambda: (dense(activity_regularizer="l2"), dense()), "has losses of its own"),
+        (lambda: (dense(), dense(kernel_regularizer="l2")), "has its own losses"),
+        (lambda: (dense(activity_regularizer="l2"), dense()), "has its own losses"),
     ],
 )
 def test_networks_that_cannot_be_trained_are_refused(networks, message):

@@ -201,7 +201,7 @@ def test_an_eighth_of_the_batch_takes_eight_times_the_steps(name, batch, whole, 
     ],
 )
 def test_a_recipe_that_is_not_there(name):
-    with pytest.raises(InputError, match=r"the names are|the release has no command for SVHN"):
+    with pytest.raises(InputError, match=r"the variants are|the release has no command for SVHN"):
         recipe(name)
 
 
@@ -229,7 +229,7 @@ def test_an_approximation_is_taken_where_it_is_asked_for(name):
     """
     soft = "--config.train.feedback=soft"
     with pytest.raises(
-        InputError, match=r"lars's is not\. Take feedback 'finite_difference' or 'cosine'"
+        InputError, match=r"a step of lars is not\. Use feedback 'finite_difference' or 'cosine'"
     ):
         META_PSEUDO_LABELS.check(resolved(recipe(name, LARS, soft)))
     section = resolved(recipe(name, LARS, soft, "--config.train.approximate_feedback=True"))
@@ -249,5 +249,5 @@ def test_a_dry_run_tells_of_an_approximation_or_refuses_it(tmp_path):
         == text.count("LARS 0.07 to 0.89")
         == 1
     )
-    with pytest.raises(InputError, match="lars's is not"):
+    with pytest.raises(InputError, match="a step of lars is not"):
         describe(recipe("digits.py:reduced", LARS), tmp_path)

@@ -233,7 +233,7 @@ def test_the_method_and_its_input_need_each_other(inputs, tmp_path):
         run(tmp_path / "w", {"data": inputs["data"]})
     with pytest.raises(
         InputError,
-        match="--pseudo_labeled is of no use to train, whose method is meta_pseudo_labels",
+        match="--pseudo_labeled has no effect on train, which trains by meta_pseudo_labels",
     ):
         run(tmp_path / "w", inputs, "--config.train.method=meta_pseudo_labels")
     with pytest.raises(

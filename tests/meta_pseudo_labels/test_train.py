@@ -166,7 +166,8 @@ def test_a_finished_run_says_so(data, uninterrupted, capsys):
         ("feedback=taylor", "feedback is 'taylor'; it can be "),
         (
             "student.optimizer.name=adam",
-            "'per_example' needs .*; adam's is not. Take feedback 'finite_difference' or 'cosine'",
+            "'per_example' needs .*a step of adam is not. Use feedback 'finite_difference' or"
+            " 'cosine'",
         ),
         ("uda.temperature=0.0", r"uda\.temperature is 0\.0"),
         ("calibrator.hidden=-1", r"calibrator\.hidden is -1; it must be at least 1"),

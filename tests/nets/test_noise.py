@@ -303,7 +303,7 @@ print("same")
 
 
 def test_two_replicas_draw_the_noise_of_one() -> None:
-    """Runs in a process of its own: logical devices must be set before TensorFlow starts."""
+    """Runs in its own process: logical devices must be set before TensorFlow starts."""
     root = str(Path(__file__).resolve().parents[2])
     done = subprocess.run(
         [sys.executable, "-c", TWO_REPLICAS],

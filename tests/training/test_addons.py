@@ -18,7 +18,7 @@ from training.settings import ADDONS
 RATES = WarmupCosine(0.1, total_steps=40, warmup_steps=5)
 DECAY = 0.3
 OVERFLOW = 3
-"""The step, from 1, whose gradients overflow at the loss scale."""
+"""The step, from 1, at which the gradients overflow with the loss scale."""
 
 
 def made(name, decay=0.0, clip=0.0):
@@ -39,7 +39,7 @@ def lamb(state, theta, g, rate, t, decay):
 
 
 def novograd(state, theta, g, rate, t, decay):
-    """Ginsburg et al. 2019, Algorithm 1, with the weight decay as a step of its own.
+    """Ginsburg et al. 2019, Algorithm 1, with the weight decay as its own step.
 
     The momentum includes the learning rate.
     """
@@ -151,7 +151,7 @@ def test_slots_survive_a_checkpoint_to_the_bit(name, tmp_path):
 
 @needs_addons
 def test_two_replicas_move_as_one():
-    """In a process of its own: TensorFlow splits the CPU only before its first use."""
+    """In its own process: TensorFlow splits the CPU only before its first use."""
     subprocess.run(python_m("tests.training.test_addons"), cwd=ROOT, check=True, timeout=300)
 
 

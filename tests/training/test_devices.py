@@ -88,7 +88,7 @@ def trainer(
 def batch(method: str, part: slice = slice(None)):
     """Returns a global batch or a part of it.
 
-    Rows are cut alike from all streams, so `part` is in 1/REPLICAS of them.
+    Rows are cut equally from all streams, so `part` is in 1/REPLICAS of them.
     """
     rng = np.random.default_rng(0)
     x, first, second = (

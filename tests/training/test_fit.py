@@ -282,7 +282,10 @@ def test_damage_that_TensorFlow_has_no_words_for(tmp_path, monkeypatch, capsys):
 
     monkeypatch.setattr(tf.train.Checkpoint, "read", fail)
     run(tmp_path)
-    assert "ckpt-8 is damaged (IndexError:); looking for the one before" in capsys.readouterr().out
+    assert (
+        "ckpt-8 is damaged (IndexError:); trying the checkpoint before it"
+        in capsys.readouterr().out
+    )
 
 
 def test_damaged_checkpoints_only_are_refused(tmp_path):

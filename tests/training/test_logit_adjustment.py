@@ -115,7 +115,7 @@ def test_meta_pseudo_labels_adjusts_the_teacher_s_loss_and_the_one_that_the_feed
 
 
 def inputs(directory, **per_class):
-    """Returns inputs of a training whose data have so many labeled images of each class."""
+    """Returns inputs of a training with the given number of labeled images of each class."""
     directory.mkdir()
     write_json(directory / "summary.json", {"splits": {"labeled": {"per_class": per_class}}})
     names = tuple(sorted(per_class))

@@ -61,6 +61,6 @@ def test_shares_that_cannot_be_are_refused_at_once(inputs):
         run(inputs, "w", priors="ant:1,bee:1,cat:1")
     assert not (inputs / "w").exists()
     with pytest.raises(InputError, match="a weight above 0 for each class"):
-        balance.check(test_balance._config(priors="ant").balance)
+        balance.check_balance(test_balance._config(priors="ant").balance)
     settings = test_balance._config(priors="labeled", balance=False).balance
     assert balance._shares(settings, inputs, test_balance.LABEL_NAMES) is None

@@ -144,7 +144,8 @@ def test_another_machine_s_run_is_told_not_refused_and_not_measured(tmp_path, mo
     config = recipe("imagenet.py:l2")
     cost.dry_run(config, tmp_path / "w", {}, loop.plan(config, tmp_path / "w", {}, "auto"))
     assert (
-        "time: not measured, for it does not fit: student_3 needs about" in capsys.readouterr().out
+        "time: not measured, because the run does not fit: student_3 needs about"
+        in capsys.readouterr().out
     )
     assert not list(tmp_path.iterdir())
 

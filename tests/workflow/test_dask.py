@@ -33,7 +33,7 @@ SHARDS = 12
 
 @pytest.fixture(name="options", scope="module")
 def _options(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[str]]:
-    """Returns Beam's options for a cluster of two worker processes in a folder of their own."""
+    """Returns Beam's options for a cluster of two worker processes in their own folder."""
     if not shard_jobs.dask_works():
         with pytest.raises(InputError, match="last one for Python 3"):
             shard_jobs.unknown_options(["--runner=DaskRunner"])
@@ -174,7 +174,7 @@ def test_processes_of_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 @dataclasses.dataclass
 class _Killed:
-    """A job whose worker is killed when it has written shard 1, before its note.
+    """A job with a worker that is killed when it has written shard 1, before its note.
 
     If the file `mended` is there, the worker is not killed.
     """

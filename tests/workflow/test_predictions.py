@@ -69,7 +69,7 @@ BAD = {
         make_prediction("bad", np.eye(K + 4)[K + 3], 2),
         "does not fit 7 classes",
     ),
-    "no example": (b"\xff\xff", "is no tf.train.Example"),
+    "no example": (b"\xff\xff", "is not a tf.train.Example"),
 }
 
 
@@ -88,7 +88,7 @@ def test_a_bad_record_is_named(tmp_path: Path, case: str, before: int) -> None:
 @pytest.mark.parametrize("announced", [2, 4])
 def test_another_number_of_records(tmp_path: Path, announced: int) -> None:
     manifest = _write(tmp_path, [GOOD] * 3, announced)
-    with pytest.raises(InputError, match=f"3 records, where its manifest.json says {announced}"):
+    with pytest.raises(InputError, match=f"3 records, but its manifest.json says {announced}"):
         list(predictions.read_tops(manifest, 0))
 
 

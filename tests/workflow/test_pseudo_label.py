@@ -281,7 +281,7 @@ def test_faster_graphs_are_the_same_network(root: Path, monkeypatch: pytest.Monk
             "c": {"optimize": True, "precision": "mixed_bfloat16"},
         }.items()
     )
-    assert np.ptp(plain) > 0.05  # far from no answer, which every network would give alike
+    assert np.ptp(plain) > 0.05  # far from an even answer, which every network would give
     np.testing.assert_allclose(folded, plain, atol=6e-4)  # float16
     np.testing.assert_allclose(bfloat16, plain, atol=0.01)
     assert not np.array_equal(bfloat16, folded)
@@ -372,7 +372,7 @@ def test_truncated_shard(root: Path, cut: int | None) -> None:
     last = list(read_shard(path))[-1]
     os.truncate(path, path.stat().st_size - (cut or len(last) + 16))
     message = r"unlabeled-00001-of-00003: " + (
-        r"record 7 \(counting from 0\) is truncated" if cut else "7 records, where its manifest"
+        r"record 7 \(counting from 0\) is truncated" if cut else "has 7 records, but its manifest"
     )
     with pytest.raises(InputError, match=message):
         _run(root)

@@ -330,9 +330,9 @@ def write(root: Path, keys: list[str], predicted: list[str]) -> None:
         (
             ["x", "x"],
             ["x", "y"],
-            r"prediction for y, which is not in .*pseudo_labeled-00000-of-00001",
+            r"there is a prediction for y, but .*pseudo_labeled-00000-of-00001 has no such image",
         ),
-        (["x", "y"], ["x", "x", "y"], r"image key x is doubled"),
+        (["x", "y"], ["x", "x", "y"], r"image key x appears twice"),
     ],
 )
 def test_what_does_not_join_is_refused(tmp_path, keys, predicted, message):
@@ -357,7 +357,7 @@ def test_the_images_of_a_selection_train_other_methods_too(walk):
     assert opened.unlabeled == read_manifest(root / "pseudo_labeled_1")
     values = ConfigDict({"method": "supervised"})
     with pytest.raises(
-        InputError, match="--selection is of no use to teacher, whose method is supervised"
+        InputError, match="--selection has no effect on teacher, which trains by supervised"
     ):
         train._require_inputs(table.find("supervised"), values, "teacher", {"selection": "d"}, None)
     train._require_inputs(method, ConfigDict({"method": "uda"}), "train", {"selection": "d"}, None)

@@ -35,7 +35,7 @@ class _Job:
 
 
 class _Together(_Job):
-    """A job whose processes each take a shard, and wait until the other one has one, too."""
+    """A job of processes that each take a shard, and wait until the other one has one, too."""
 
     def run(self, shard: int) -> dict[str, Any]:
         result = super().run(shard)
