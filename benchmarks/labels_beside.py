@@ -24,15 +24,15 @@ from benchmarks import report
 from benchmarks.input_pipeline import NOISE, consume, photographs
 from data import pipeline
 from data.manifest import Beside, Manifest, read_manifest, write_manifest
-from data.protos import make_example, make_label
+from data.protos import label_copies, make_example, make_label
 from data.records import shard_name, write_shard, write_split
 
 CLASSES, SHARDS, BATCH, ROUNDS = 1000, 4, 64, 3
 UNIQUE, RECORDS = 0.27, 0.43
 
 
-def write(root: Path, count: int) -> dict[str, Manifest]:
-    """Writes the pool, and one balanced set of it in both forms."""
+def write(root: Path, count: int, num_shards: int = SHARDS) -> dict[str, Manifest]:
+    """Writes the pool, and one balanced set of it in both forms, with indexes."""
     files, rng = photographs(count), np.random.Generator(np.random.PCG64(1))
     kept = np.sort(rng.choice(count, int(UNIQUE * count), replace=False))
     copies = np.zeros(count, np.int64)
@@ -40,13 +40,16 @@ def write(root: Path, count: int) -> dict[str, Manifest]:
     np.add.at(copies, rng.choice(kept, int(RECORDS * count) - len(kept)), 1)
     q = rng.dirichlet(np.full(CLASSES, 0.01), count).astype(np.float32)
     pool = (make_example(encoded, f"{i:012d}") for i, encoded in enumerate(files))
-    images = write_split(root / "pool", "unlabeled", pool, SHARDS, count, kind="unlabeled")
-    names, edges = tuple(map(str, range(CLASSES))), [i * count // SHARDS for i in range(SHARDS + 1)]
+    images = write_split(root / "pool", "unlabeled", pool, num_shards, count, kind="unlabeled")
+    names, edges = (
+        tuple(map(str, range(CLASSES))),
+        [i * count // num_shards for i in range(num_shards + 1)],
+    )
     made = {}
     for form in ("copied", "beside"):
         (root / form).mkdir()
         shards, written, sizes = (
-            tuple(shard_name("pseudo_labeled", i, SHARDS) for i in range(SHARDS)),
+            tuple(shard_name("pseudo_labeled", i, num_shards) for i in range(num_shards)),
             [],
             [],
         )
@@ -60,7 +63,8 @@ def write(root: Path, count: int) -> dict[str, Manifest]:
                 ]
             else:
                 records = [make_label(i - first, int(copies[i]), q[i]) for i in used]
-            written.append(write_shard(root / form / name, records))
+            entries = label_copies if form == "beside" else None
+            written.append(write_shard(root / form / name, records, index=True, entries=entries))
             sizes.append(int(copies[first:end].sum()))
         counts, digests = zip(*written)
         beside = Beside(images, counts) if form == "beside" else None

@@ -26,6 +26,7 @@ BENCHMARKS: dict[str, tuple[str, ...]] = {
     "labels_beside": ("images",),
     "look_alikes": ("photos", "images"),
     "meta_pseudo_labels": ("rounds",),
+    "planned_memory": ("jax", "networks", "batch", "topology"),
     "processor": ("rounds",),
     "pseudo_label": ("images",),
     "relabel": ("records",),

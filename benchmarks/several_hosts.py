@@ -6,6 +6,10 @@ One, two and four processes read their own parts of each batch for two epochs of
 pixels, without preparing them. A line gives the bytes that the busiest process read, by
 /proc/self/io (Linux), as a share of the epochs' bytes / processes. The goal is at most 1.1; the
 next window, of a shard, is read ahead and counts.
+
+`beside` are labels beside images, with copies as in `labels_beside`. Its epochs' bytes are those of
+the same set as copied records. One host reads an image once for all of its copies; where they go to
+several hosts, each of these reads it.
 """
 
 from __future__ import annotations
@@ -20,8 +24,10 @@ import sys
 import tempfile
 from pathlib import Path
 
+from benchmarks import labels_beside
 from benchmarks.input_pipeline import photographs
 from data import pipeline, protos, records
+from data.manifest import Manifest
 
 BATCH, SHARDS, EPOCHS = 64, 32, 2
 
@@ -35,24 +41,34 @@ def main(images: int = 2048) -> None:
             for i, encoded in enumerate(photographs(count))
         )
         split = records.write_split(
-            directory, "labeled", examples, SHARDS, count, kind="labeled", label_names=("a",)
+            Path(directory) / "records",
+            *("labeled", examples, SHARDS, count),
+            kind="labeled",
+            label_names=("a",),
         )
-        total = EPOCHS * sum(Path(path).stat().st_size for path in split.paths)
-        for hosts in (1, 2, 4):
-            command = [sys.executable, "-m", "benchmarks.several_hosts", directory, str(hosts)]
-            processes = [
-                subprocess.Popen([*command, str(host)], stdout=subprocess.PIPE, text=True)
-                for host in range(hosts)
-            ]
-            read = [int(process.communicate()[0]) for process in processes]
-            row = {
-                "benchmark": f"several_hosts/{hosts}",
-                "bytes": max(read),
-                "epochs_bytes": total,
-                "goal": 1.1,
-                "unit": "of the bytes / hosts",
-            }
-            print(json.dumps({**row, "share": round(max(read) * hosts / total, 3)}), flush=True)
+        _report("", split, split)
+        made = labels_beside.write(Path(directory) / "both", count, SHARDS)
+        _report("beside/", made["beside"], made["copied"])
+
+
+def _report(form: str, split: Manifest, whole: Manifest) -> None:
+    """Prints a line for each number of hosts; `whole` holds all records of an epoch."""
+    total = EPOCHS * sum(Path(path).stat().st_size for path in whole.paths)
+    for hosts in (1, 2, 4):
+        command = [sys.executable, "-m", "benchmarks.several_hosts", str(split.directory)]
+        processes = [
+            subprocess.Popen([*command, str(hosts), str(host)], stdout=subprocess.PIPE, text=True)
+            for host in range(hosts)
+        ]
+        read = [int(process.communicate()[0]) for process in processes]
+        row = {
+            "benchmark": f"several_hosts/{form}{hosts}",
+            "bytes": max(read),
+            "epochs_bytes": total,
+            "goal": 1.1,
+            "unit": "of the bytes / hosts",
+        }
+        print(json.dumps({**row, "share": round(max(read) * hosts / total, 3)}), flush=True)
 
 
 def bytes_read() -> int:
@@ -63,7 +79,9 @@ def bytes_read() -> int:
 def read_part(directory: str, hosts: int, host: int) -> int:
     """Reads one host's part of the epochs; returns the bytes read."""
     manifest = records.read_manifest(directory)
-    expected_records, before = EPOCHS * manifest.num_records // hosts, bytes_read()
+    # Whole batches, so that each host has the same number.
+    expected_records = EPOCHS * manifest.num_records // BATCH * (BATCH // hosts)
+    before = bytes_read()
     stream = pipeline.own_stream(manifest, 0, pipeline.Share(BATCH, hosts, host), window=1)
     assert sum(1 for _ in stream.take(expected_records)) == expected_records
     return bytes_read() - before

@@ -119,6 +119,15 @@ def batch_of(network: str, method: str, batch: int, pixels: int | None = None) -
     return (x, y), (first, q if method == "noisy_student" else second)
 
 
+def program(network: str, batch: int) -> bytes:
+    """Returns supervised learning's step as a serialized HLO module, without compiling it."""
+    import tensorflow as tf
+
+    made, data = trainer(network, "supervised"), batch_of(network, "supervised", batch)
+    step = tf.function(made.train_step, jit_compile=True, autograph=False)
+    return bytes(step.experimental_get_compiler_ir(data)(stage="hlo_serialized"))
+
+
 def measure(network: str, method: str, batch: int) -> dict[str, Any]:
     """Traces and compiles the step, and takes it once."""
     import tensorflow as tf

@@ -129,6 +129,13 @@ TRAINING = (
     Flag("strategy", "Devices to train on.", default="auto", choices=STRATEGIES),
     Flag("cpu_devices", "Logical CPU devices, to try --strategy=mirrored.", int, 1, least=1),
     Flag("tpu", "Name or address of the TPU. Default: the local one.", default="", address=True),
+    Flag(
+        "replica_cores",
+        "With --strategy=tpu: cores that share each image, a power of 2. Untried on hardware.",
+        int,
+        1,
+        least=1,
+    ),
     Flag("profile_steps", "Steps to profile, for TensorBoard.", default=None, value="FIRST,LAST"),
     DRY_RUN,
 )
@@ -646,10 +653,16 @@ STAGES = (
                 least=8,
             ),
             Flag("sweep", "serving: try other batching parameters.", bool, None),
+            Flag("jax", "planned_memory: Python interpreter that has JAX.", default=None),
+            Flag(
+                "topology",
+                "planned_memory: TPU to compile for, such as v5e:2x2; --jax needs libtpu.",
+                default=None,
+            ),
             Flag(
                 "networks",
-                "step_memory: any of b0, b4, l2; xla_steps: any of b0, resnet50, wrn_28_2; "
-                "separated by commas.",
+                "step_memory: any of b0, b4, l2; xla_steps, planned_memory: any of b0, resnet50, "
+                "wrn_28_2; separated by commas.",
                 default=None,
             ),
             Flag(
@@ -659,7 +672,8 @@ STAGES = (
             ),
             Flag(
                 "batch",
-                "step_memory: images a step, 16 by default, 4 of l2; xla_steps: labeled ones, 4.",
+                "step_memory: images a step, 16 by default, 4 of l2; xla_steps: labeled ones, 4;"
+                " planned_memory: 32.",
                 int,
                 None,
                 least=1,

@@ -3,6 +3,7 @@
     SHARD.index    SHA-256 of the shard (32 bytes), then offset and fingerprint of each record
                    (int64 each, little-endian), then the fingerprint of all that (int64)
 
+A label that stands beside its image has that entry once for each copy (`data.beside`).
 The writer of a shard writes the index beside it. A fingerprint is TensorFlow's FarmHash64. The
 SHA-256 ties an index to the digest in `manifest.json`, and the fingerprints tie each record to its
 place. So a record that is read alone is still known to be the one that the manifest describes.
@@ -38,11 +39,13 @@ class Offsets:
         self._offsets: list[int] = []
         self._hashes: list[np.ndarray] = []
         self._held: list[bytes] = []
+        self._entries: list[int] = []  # of each record that is held
         self._room = self.BYTES
 
-    def add(self, offset: int, record: bytes) -> None:
-        """Notes the next record, which begins at byte `offset` of the shard."""
-        self._offsets.append(offset)
+    def add(self, offset: int, record: bytes, entries: int = 1) -> None:
+        """Notes the next record, which begins at byte `offset` of the shard and has `entries`."""
+        self._offsets += [offset] * entries
+        self._entries.append(entries)
         self._held.append(record)
         self._room -= len(record)
         if len(self._held) == self.AT_ONCE or self._room <= 0:
@@ -51,8 +54,9 @@ class Offsets:
     def _hash(self) -> None:
         if self._held:
             with tf.device("CPU"):
-                self._hashes.append(_fingerprints(tf.constant(self._held, tf.string)).numpy())
-        self._held, self._room = [], self.BYTES
+                hashes = _fingerprints(tf.constant(self._held, tf.string)).numpy()
+            self._hashes.append(np.repeat(hashes, self._entries))
+        self._held, self._entries, self._room = [], [], self.BYTES
 
     def write(self, shard: str | Path, digest: str) -> None:
         """Writes the index of `shard` atomically; `digest` is the shard's SHA-256, hexadecimal."""
@@ -69,9 +73,8 @@ class Offsets:
 
 
 def indexed(manifest: Manifest) -> bool:
-    """Tells whether every shard that holds records has an index, and holds its images itself."""
-    if manifest.beside:
-        # Labels alone: their images are in other shards.
+    """Tells whether every shard that holds records has an index; its images' shards, too."""
+    if manifest.beside and not indexed(manifest.beside.images):
         return False
     return all(
         Path(f"{path}{INDEX_ENDING}").is_file()
@@ -137,6 +140,21 @@ def read(path: tf.Tensor, digest: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
     right = tf.reduce_all(_fingerprints(content[tf.newaxis]) == numbers[-1])
     with tf.control_dependencies([_require(right, path, "the index is damaged")]):
         return tf.reshape(numbers[:-1], [-1, 2])
+
+
+def read_all(files: tuple[tf.Tensor, tf.Tensor, tf.Tensor], at_once: int) -> tf.Tensor:
+    """Reads the indexes of several shards, see `read`.
+
+    Args:
+      files: path, SHA-256 and number of records of each shard, each (s,).
+      at_once: number of indexes that are read at the same time.
+
+    Returns:
+      Offsets and fingerprints of all records, int64 (n, 2).
+    """
+    shards = tf.data.Dataset.from_tensor_slices(files)
+    tables = shards.map(tf.autograph.experimental.do_not_convert(read), num_parallel_calls=at_once)
+    return tables.unbatch().batch(tf.reduce_sum(files[2])).get_single_element()
 
 
 def read_records(paths: tf.Tensor, entries: tf.Tensor, at_once: int) -> tf.data.Dataset:

@@ -140,19 +140,21 @@ def example_stream(
         ids = order.shard_ids(epoch, window_in_epoch)
         numbers = tf.gather(shards, ids)
         paths = verified_paths(manifest, numbers)
+        size = tf.reduce_sum(tf.gather(sizes, ids))
         if manifest.beside:
-            whole = beside.examples(manifest.beside, paths, numbers)
+            examples, rows = beside.examples(manifest.beside, paths, numbers)
         else:
             whole = tf.data.TFRecordDataset(paths, buffer_size=1 << 20)
-        size = tf.reduce_sum(tf.gather(sizes, ids))
-        examples = whole.batch(size).get_single_element()  # fails if there are more
+            examples = whole.batch(size).get_single_element()  # fails if there are more
+            rows = None  # each example comes once
         # A shard that was cut between two records looks whole; `training.fit` finds out which of
         # these shards it is.
         fewer = ["fewer records than the manifest says in one of", paths]
-        found = tf.shape(examples, tf.int64)[0]
+        found = tf.shape(examples if rows is None else rows, tf.int64)[0]
         tf.debugging.Assert(found == size, fewer, summarize=-1)
         # Not of `size`: a missing place would be another error, which may come first.
-        return tf.gather(examples, order.places(found, epoch, window_in_epoch))
+        places = order.places(found, epoch, window_in_epoch)
+        return tf.gather(examples, places if rows is None else tf.gather(rows, places))
 
     windows = tf.data.Dataset.range(first_window, 2**62)
     if buckets.holds(manifest.directory):  # the next window comes while one is read
@@ -211,23 +213,25 @@ def own_stream(
     def read(number: tf.Tensor, position: tf.Tensor, size: tf.Tensor) -> tf.data.Dataset:
         epoch, window_in_epoch = number // order.windows, number % order.windows
         ids = order.shard_ids(epoch, window_in_epoch)
-        shards = tf.data.Dataset.from_tensor_slices(
-            tuple(tf.gather(of, ids) for of in (paths, digests, sizes))
-        )
-        table = (
-            shards.map(unconverted(index.read), num_parallel_calls=PARALLEL_CALLS)
-            .unbatch()
-            .batch(size)
-            .get_single_element()
+        counts = tf.gather(sizes, ids)
+        table = index.read_all(
+            (tf.gather(paths, ids), tf.gather(digests, ids), counts), PARALLEL_CALLS
         )
         positions, wanted = position + tf.range(size), order.places(size, epoch, window_in_epoch)
         own = share.has(positions) & (positions >= start)
         positions, wanted = tf.boolean_mask(positions, own), tf.boolean_mask(wanted, own)
         in_file = tf.argsort(wanted)
         wanted = tf.gather(wanted, in_file)
-        where = tf.gather(tf.repeat(tf.gather(paths, ids), tf.gather(sizes, ids)), wanted)
-        found = index.read_records(where, tf.gather(table, wanted), PARALLEL_CALLS)
-        found = found.batch(tf.maximum(tf.size(wanted, tf.int64), 1))
+        places = tf.gather(tf.repeat(tf.range(tf.size(ids, tf.int64)), counts), wanted)
+        where, entries = tf.gather(tf.gather(paths, ids), places), tf.gather(table, wanted)
+        if manifest.beside:
+            numbers = tf.gather(tf.constant(order.shards, tf.int64), ids)
+            found = beside.own_examples(
+                manifest.beside, numbers, places, where, entries, PARALLEL_CALLS
+            )
+        else:
+            found = index.read_records(where, entries, PARALLEL_CALLS)
+            found = found.batch(tf.maximum(tf.size(wanted, tf.int64), 1))
         return found.map(
             unconverted(lambda records: (positions, tf.gather(records, tf.argsort(in_file))))
         )
@@ -246,7 +250,7 @@ def own_records(manifest: Manifest, share: Share) -> tf.data.Dataset:
     Raises:
       tf.errors.OpError: see `own_stream` and `verification.record_dataset`.
     """
-    if not index.indexed(manifest):
+    if manifest.beside or not index.indexed(manifest):
         own = (
             record_dataset(manifest)
             .enumerate()

@@ -75,6 +75,11 @@ def make_label(position: int, copies: int, probabilities: np.ndarray) -> bytes:
     return _serialize({**features, "position": _ints([position]), "copies": _ints([copies])})
 
 
+def label_copies(label: bytes) -> int:
+    """Returns how often the image of a label of `make_label` is used."""
+    return int(tf.train.Example.FromString(label).features.feature["copies"].int64_list.value[0])
+
+
 def _pseudo_label(probabilities: np.ndarray) -> dict[str, tf.train.Feature]:
     values = _distribution(probabilities)  # (K,)
     top = int(np.argmax(values))

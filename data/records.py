@@ -14,7 +14,7 @@ import contextlib
 import itertools
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +53,12 @@ def shard_name(name: str, index: int, num_shards: int) -> str:
     return f"{name}-{index:05d}-of-{num_shards:05d}"
 
 
-def write_shard(path: str | Path, records: Iterable[bytes], index: bool = False) -> tuple[int, str]:
+def write_shard(
+    path: str | Path,
+    records: Iterable[bytes],
+    index: bool = False,
+    entries: Callable[[bytes], int] | None = None,
+) -> tuple[int, str]:
     """Writes one TFRecord file, atomically: under a temporary name, fsynced, renamed.
 
     Args:
@@ -61,6 +66,7 @@ def write_shard(path: str | Path, records: Iterable[bytes], index: bool = False)
       records: the records to write.
       index: whether to write its index beside it, after it; see `data.index`. Training on several
         hosts reads by it.
+      entries: gives a record's number of entries in the index; None: one.
 
     Returns:
       The number of records and the file's SHA-256 (hexadecimal).
@@ -72,7 +78,7 @@ def write_shard(path: str | Path, records: Iterable[bytes], index: bool = False)
                 writer.write(record)
                 count += 1
                 if offsets:
-                    offsets.add(position, record)
+                    offsets.add(position, record, entries(record) if entries else 1)
                 position += len(record) + RECORD_OVERHEAD
         digest = file_digest(temporary)
     if offsets:
@@ -281,7 +287,9 @@ def verify_split(manifest: Manifest) -> None:
     if manifest.beside:
         verify_split(manifest.beside.images)
     held = manifest.beside.labels if manifest.beside else manifest.records
-    for path, count, digest in zip(manifest.paths, held, manifest.digests):
+    for path, count, digest, examples in zip(
+        manifest.paths, held, manifest.digests, manifest.records
+    ):
         for number, record in enumerate(read_shard(path, num_records=count)):
             if manifest.kind in ("labeled", "pseudo_labeled"):
                 _check_label(path, number, record, manifest)
@@ -290,7 +298,7 @@ def verify_split(manifest: Manifest) -> None:
                 f"{path} is not the file that {MANIFEST} describes (SHA-256 differs); make the"
                 " directory again"
             )
-        indexes.verify(path, digest, count)
+        indexes.verify(path, digest, examples)
 
 
 def _check_label(path: str, number: int, record: bytes, manifest: Manifest) -> None:

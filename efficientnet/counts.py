@@ -55,10 +55,12 @@ def count_activations(
     rematerialize: bool = False,
     lite: bool = False,
     frozen_blocks: int = 0,
+    fused: bool = False,
 ) -> int:
     """Counts the numbers that a training step keeps of one image for the backward pass.
 
-    They are the maps before and after each normalization and swish.
+    They are the maps before and after each normalization and swish. XLA keeps fewer: it computes
+    normalization, swish and gate again where the backward pass reads them.
 
     Args:
         width: width coefficient, above 0.
@@ -71,14 +73,17 @@ def count_activations(
         lite: see :class:`Architecture`.
         frozen_blocks: number of first blocks that are frozen. Nothing of them and of the stem is
           kept; 0 keeps all.
+        fused: whether XLA compiles the step.
 
     Returns:
         Count of numbers, not bytes. Each entry of a map counts 3 if it is normalized and
         activated, 2 if it is only normalized, and 1 more if squeeze-and-excitation gates it.
+        With `fused` each counts 2, and the last map 1.
     """
     side = -(-image_size // stem_stride)
     stem, head = stem_and_head(width, lite)
-    outside = 0 if frozen_blocks else 3 * side**2 * stem
+    activated = 2 if fused else 3
+    outside = 0 if frozen_blocks else activated * side**2 * stem
     inputs, insides = [0], [0]
     for number, block in enumerate(blocks(width, depth, strides, lite=lite)):
         if number < frozen_blocks:
@@ -86,11 +91,11 @@ def count_activations(
             continue
         inner = block.filters_in * block.expand
         inputs.append(side**2 * block.filters_in)
-        expanded = 3 * side**2 * inner if block.expand != 1 else 0
+        expanded = activated * side**2 * inner if block.expand != 1 else 0
         side = -(-side // block.stride)
-        gated = 4 if block.squeeze else 3
+        gated = activated + (bool(block.squeeze) and not fused)
         insides.append(expanded + gated * side**2 * inner + 2 * side**2 * block.filters_out)
-    outside += 3 * side**2 * head
+    outside += (1 if fused else 3) * side**2 * head
     return outside + (sum(inputs) + max(insides) if rematerialize else sum(insides))
 
 
@@ -108,14 +113,18 @@ def parameters(
 
 
 def activations(
-    model: Mapping[str, Any], image_size: int, rematerialize: bool, frozen_blocks: int = 0
+    model: Mapping[str, Any],
+    image_size: int,
+    rematerialize: bool,
+    frozen_blocks: int = 0,
+    fused: bool = False,
 ) -> int:
     """Returns :func:`count_activations` of a recipe's `model` for images of `image_size` pixels."""
     strides = model.get("strides") or BASELINE_STRIDES
     width, depth, lite = coefficients(model)
     stem = model.get("stem_stride") or 2
     return count_activations(
-        width, depth, image_size, stem, strides, rematerialize, lite, frozen_blocks
+        width, depth, image_size, stem, strides, rematerialize, lite, frozen_blocks, fused
     )
 
 

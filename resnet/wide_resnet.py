@@ -25,7 +25,7 @@ VARIANTS = ("standard", "release")
 
 def check_settings(model: Mapping[str, Any]) -> None:
     """Raises InputError where the name of a recipe's `model` is not a Wide ResNet's."""
-    _parse(model["name"])
+    parse(model["name"])
 
 
 def WideResNet(
@@ -67,7 +67,7 @@ def WideResNet(
     Raises:
         InputError: a name or an argument out of its range; the message says which.
     """
-    depth, width = _parse(name)
+    depth, width = parse(name)
     if variant not in VARIANTS:
         raise InputError(
             f"there is no Wide ResNet variant {variant!r}; known: {', '.join(VARIANTS)}"
@@ -127,8 +127,12 @@ class _Builder:
         return tf.keras.layers.Add(name=f"{name}_add")([x, shortcut])
 
 
-def _parse(name: str) -> tuple[int, int]:
-    """Returns depth and width."""
+def parse(name: str) -> tuple[int, int]:
+    """Returns depth and width of the network `wrn_<depth>_<width>`.
+
+    Raises:
+      InputError: no such network.
+    """
     match = re.fullmatch(r"wrn_(\d+)_(\d+)", name)
     depth, width = (int(number) for number in match.groups()) if match else (0, 0)
     if depth < 10 or depth % 6 != 4 or width < 1:

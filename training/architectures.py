@@ -73,8 +73,9 @@ class Family:
       check: (model) raises InputError where a value of `model` is impossible.
       parameters: (model, num_classes, frozen_blocks) -> number of all parameters and number of
         trained parameters; None: counted by building the network.
-      activations: (model, image_size, rematerialize, frozen_blocks) -> how many numbers a training
-        step keeps of one image for the backward pass; None: not known.
+      activations: (model, image_size, rematerialize, frozen_blocks, fused) -> how many numbers a
+        training step keeps of one image for the backward pass; None: not known. `fused`: XLA
+        compiles the step.
       multiply_adds: (model, image_size, num_classes) -> number of multiplications in the forward
         pass of one image; None: not known.
       warning: (model, image_size) -> a line of advice, or None.
@@ -131,6 +132,8 @@ TABLE = (
         sizes={"resnet50": (224, 1000)},
         title=lambda name: "ResNet-50",
         types=_RESNET_TYPES,
+        activations="resnet.counts:activations",
+        multiply_adds="resnet.counts:multiply_adds",
     ),
     Family(
         pattern="wrn_.*",
@@ -140,6 +143,8 @@ TABLE = (
         smoke={"name": "wrn_10_1"},
         types={**_RESNET_TYPES, "variant?": _TEXT},
         check="resnet.wide_resnet:check_settings",
+        activations="resnet.counts:activations",
+        multiply_adds="resnet.counts:multiply_adds",
     ),
     *(
         Family(

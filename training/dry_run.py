@@ -190,7 +190,8 @@ def _network(
     rates = ", ".join(f"{float(schedule(step)):.3g} at {step:,}" for step in at)
     at_once = network.images // train.get("accumulation", 1)
     bytes_each = 4 if train["precision"] == "float32" else 2
-    stored = activations(model, size, at_once, bytes_each, network.rematerialize, frozen)
+    fused = train.get("jit_compile", False)
+    stored = activations(model, size, at_once, bytes_each, network.rematerialize, frozen, fused)
     pixels = f"{size} px" if size else "as many pixels as the data will suggest"
     return [
         f"{name}: {model['name']}, {parameters}, {pixels}",
@@ -300,8 +301,9 @@ def activations(
     bytes_each: int,
     rematerialize: bool,
     frozen_blocks: int = 0,
+    fused: bool = False,
 ) -> float | None:
-    """Returns the GiB that a step keeps for its backward pass.
+    """Returns the GiB that a step keeps for its backward pass; `fused`: XLA compiles it.
 
     None if the image size is unknown, or if the network's row of the table has no count.
     """
@@ -310,7 +312,7 @@ def activations(
         return None
     return (
         bytes_each
-        * int(architectures.load(count)(model, size, rematerialize, frozen_blocks))
+        * int(architectures.load(count)(model, size, rematerialize, frozen_blocks, fused))
         * images
         / GIB
     )

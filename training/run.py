@@ -27,6 +27,7 @@ from training import (
     optimizers,
     processor,
     schedules,
+    spatial,
     strategy,
     workers,
 )
@@ -69,6 +70,7 @@ class Devices(NamedTuple):
     cpu_devices: int = 1
     tpu: str = ""
     profile_steps: str | None = None
+    replica_cores: int = 1
 
 
 def says_done(workdir: str | Path, summary: Mapping[str, Any]) -> str:
@@ -104,7 +106,8 @@ def train(
     profile = _profile(devices.profile_steps, section.steps)
     batch, ratio = section.batch_size, section.unlabeled_ratio
     labeled_images, unlabeled_images = batch if section.get("labeled", True) else 0, batch * ratio
-    distribution = strategy.create(devices.strategy, devices.cpu_devices, devices.tpu)
+    cores = devices.replica_cores
+    distribution = strategy.create(devices.strategy, devices.cpu_devices, devices.tpu, cores)
     if section.precision == "mixed_float16" and strategy.device_kind(distribution) == "TPU":
         raise InputError("precision=mixed_float16 is for GPUs; on a TPU take mixed_bfloat16")
     replicas = distribution.num_replicas_in_sync
@@ -130,6 +133,8 @@ def train(
     steps_per_epoch = labeled.num_records / batch
     with distribution.scope():  # everything that owns variables
         trainer = build_trainer(method, section, spec, steps_per_epoch, seed, replicas > 1, inputs)
+    if cores > 1:
+        trainer.train_step = spatial.splitting(trainer.train_step, distribution, cores)
 
     counted = dry_run.parameters_of(trainer.model)
     parameters = counted.all

@@ -6,16 +6,19 @@ import contextlib
 import json
 import os
 import sys
+from typing import Any
 
 import tensorflow as tf
 
 from cli.errors import InputError, one_line
-from training import gpus
+from training import gpus, spatial
 
 NAMES = ("auto", "one_device", "mirrored", "multi_worker", "tpu")
 
 
-def create(name: str = "auto", cpu_devices: int = 1, tpu: str = "") -> tf.distribute.Strategy:
+def create(
+    name: str = "auto", cpu_devices: int = 1, tpu: str = "", replica_cores: int = 1
+) -> tf.distribute.Strategy:
     """Makes the strategy. Call before anything else touches TensorFlow's devices.
 
     Args:
@@ -23,6 +26,7 @@ def create(name: str = "auto", cpu_devices: int = 1, tpu: str = "") -> tf.distri
       cpu_devices: with more than 1 and no GPU, the CPU is split into that many logical devices, to
         try out distribution. "mirrored" without a GPU needs more than 1.
       tpu: the TPU's name or address; "" finds the local one.
+      replica_cores: cores of a replica on a TPU, a power of 2; see `training.spatial`.
 
     If TensorFlow cannot use a GPU that the machine has, prints the reason on stderr. GPU memory is
     taken as it is needed.
@@ -30,6 +34,12 @@ def create(name: str = "auto", cpu_devices: int = 1, tpu: str = "") -> tf.distri
     Raises:
       InputError: unknown name, no such hardware, or a TF_CONFIG that names no workers.
     """
+    if replica_cores > 1 and name != "tpu":
+        raise InputError(
+            f"--replica_cores={replica_cores} is for --strategy=tpu, not --strategy={name}"
+        )
+    if replica_cores & (replica_cores - 1):
+        raise InputError(f"--replica_cores={replica_cores} is not a power of 2, such as 16")
     found = _usable(name, cpu_devices)
     if name == "auto":
         name = "mirrored" if len(found) > 1 else "one_device"
@@ -43,7 +53,10 @@ def create(name: str = "auto", cpu_devices: int = 1, tpu: str = "") -> tf.distri
         )
     if name == "multi_worker":
         return _multi_worker()
-    return tf.distribute.TPUStrategy(_tpu(tpu))
+    resolver, topology = _tpu(tpu)
+    if replica_cores > 1:
+        return spatial.create(resolver, topology, replica_cores)
+    return tf.distribute.TPUStrategy(resolver)
 
 
 def devices(
@@ -120,17 +133,17 @@ def _usable(name: str, cpu_devices: int) -> list[tf.config.PhysicalDevice]:
     return found
 
 
-def _tpu(name: str) -> tf.distribute.cluster_resolver.TPUClusterResolver:
-    """Connects to a TPU. Raises InputError where none answers."""
+def _tpu(name: str) -> tuple[tf.distribute.cluster_resolver.TPUClusterResolver, Any]:
+    """Connects to a TPU; returns it and its topology. Raises InputError where none answers."""
     try:
         resolver = tf.distribute.cluster_resolver.TPUClusterResolver(name)
         tf.config.experimental_connect_to_cluster(resolver)
-        tf.tpu.experimental.initialize_tpu_system(resolver)
+        topology = tf.tpu.experimental.initialize_tpu_system(resolver)
     except (ValueError, tf.errors.OpError) as error:
         raise InputError(
             f"--strategy=tpu: no TPU answers ({one_line(error)}); name it with --tpu"
         ) from error
-    return resolver
+    return resolver, topology
 
 
 def device_kind(strategy: tf.distribute.Strategy) -> str:

@@ -22,6 +22,7 @@ class Accelerator(NamedTuple):
       share: share of the bfloat16 peak that a training reaches, above 0 and at most 1.
       source: source of memory and rates.
       share_source: source of the share.
+      fused: whether XLA compiles every training step, as on TPUs.
     """
 
     memory: float
@@ -30,6 +31,7 @@ class Accelerator(NamedTuple):
     share: float
     source: str
     share_source: str
+    fused: bool = False
 
 
 _B4 = (
@@ -55,9 +57,16 @@ ACCELERATORS = {
         0.106,
         "cloud.google.com/tpu/docs/v3; one of a chip's two cores",
         _L2,
+        fused=True,
     ),
     "v5e": Accelerator(
-        16e9, 197e12, 197e12, 0.106, "cloud.google.com/tpu/docs/v5e", f"assumed as on v3: {_L2}"
+        16e9,
+        197e12,
+        197e12,
+        0.106,
+        "cloud.google.com/tpu/docs/v5e",
+        f"assumed as on v3: {_L2}",
+        fused=True,
     ),
 }
 """Name -> accelerator."""

@@ -45,7 +45,7 @@ from cli.errors import InputError
 from cli.files import atomic_path
 from cli.json_files import read_json
 from data.manifest import Beside
-from data.protos import make_example, make_label
+from data.protos import label_copies, make_example, make_label
 from data.records import Manifest, read_manifest, shard_name, write_manifest, write_shard
 from noisy_student import priors, selection
 from workflow import balance_figure, relabel, shard_jobs
@@ -242,7 +242,10 @@ class WriteShards:
         with np.load(self.scores.columns_path(shard)) as columns:
             copies = self.chosen.record_copies(columns, self.images.records[shard])
         count, digest = write_shard(
-            self.outputs(shard)[0], self._records(shard, copies), index=self.copy_images
+            self.outputs(shard)[0],
+            self._records(shard, copies),
+            index=True,
+            entries=None if self.copy_images else label_copies,
         )
         records, unique = int(copies.sum()), int(np.count_nonzero(copies))
         if count != (records if self.copy_images else unique):

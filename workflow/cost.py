@@ -105,13 +105,19 @@ class Cost:
 
 
 def needs(
-    training: Planned, counts: Mapping[str, Any], batch_size: int, on_gpu: bool, devices: int
+    training: Planned,
+    counts: Mapping[str, Any],
+    batch_size: int,
+    on_gpu: bool,
+    devices: int,
+    fused: bool = False,
 ) -> float | None:
     """Returns the GiB that a training takes on each device, with a batch of `batch_size`.
 
-    None where its activations are not known.
+    None where its activations are not known. `fused`: XLA compiles the step, as on every TPU.
     """
     total, values = (0.0 if on_gpu else BASE), training.values
+    fused = fused or values.get("jit_compile", False)
     for network in training.networks:
         model = training.network(network)
         images = (
@@ -126,7 +132,7 @@ def needs(
             values.get("frozen_blocks", 0),
         )
         one_image = reckoning.activations(
-            model, training.size, 1, bytes_each, network.rematerialize, frozen
+            model, training.size, 1, bytes_each, network.rematerialize, frozen, fused
         )
         if one_image is None:
             return None

@@ -60,6 +60,7 @@ def main(
     devices: int = 0,
     memory: str | None = None,
     device: str | None = None,
+    replica_cores: int = 1,
 ) -> None:
     """Trains on prepared data, or runs every stage. The arguments are the command's flags."""
     training: dict[str, Any] = {
@@ -72,6 +73,7 @@ def main(
         "cpu_devices": cpu_devices,
         "tpu": tpu,
         "profile_steps": profile_steps,
+        "replica_cores": replica_cores,
         "selection": selection,
     }
     images = {"labeled": labeled, "unlabeled": unlabeled, "test": test, "labels": labels}
@@ -192,8 +194,9 @@ def run_stages(
     directory = Path(workdir).expanduser().resolve()
     options: dict[str, Any] = {"section": "train", "strategy": "auto"}
     options |= {name: value for name, value in training.items() if value}
-    if options.get("cpu_devices") == 1:
-        del options["cpu_devices"]
+    for name in ("cpu_devices", "replica_cores"):
+        if options.get(name) == 1:
+            del options[name]
     if "," in str(directory):
         raise InputError(f"--workdir: {directory} has a comma; name another directory")
     config, config_flags = by_device.settle(

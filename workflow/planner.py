@@ -12,8 +12,9 @@ Each training keeps its epochs. The plan takes the first of these ways that fits
 5. a smaller batch: half of it takes twice the steps. The learning rate follows the batch by itself.
 
 Memory is computed as in the other dry runs: weights and all that goes with them, and every map
-that the backward pass keeps. `RESERVE` of a device's memory is left for the framework. XLA
-fuses maps and may need less. Hours are operations / (devices · peak · share), see
+that the backward pass keeps. XLA, which compiles the steps of a TPU, keeps fewer maps.
+`./run_benchmarks.sh planned_memory` compares. `RESERVE` of a device's memory is left for the
+framework. Hours are operations / (devices · peak · share), see
 `workflow.accelerators`. They leave out input, evaluation and waiting for other devices.
 """
 
@@ -89,6 +90,11 @@ class Target:
         """Returns the accelerator with its peak rates; None where the device is unknown."""
         return ACCELERATORS.get(self.name)
 
+    @property
+    def fused(self) -> bool:
+        """Tells whether XLA compiles every step on the device."""
+        return bool(self.accelerator and self.accelerator.fused)
+
     def __str__(self) -> str:
         return f"{self.devices:,} x {self.name or 'device'} of {self.memory / GIB:,.1f} GiB"
 
@@ -156,7 +162,9 @@ def choose(
         )
     found: list[tuple[float, Planned]] = []
     for way in ways(config, training, target.devices):
-        needed = cost.needs(way, counts, way.values["batch_size"], True, target.devices)
+        needed = cost.needs(
+            way, counts, way.values["batch_size"], True, target.devices, target.fused
+        )
         if needed is None:
             return Choice(training, {}, None, True)
         found.append((needed * GIB, way))

@@ -27,7 +27,7 @@ from absl import logging
 from cli import workdir as workdirs
 from cli.errors import InputError
 from cli.files import atomic_path
-from data.protos import make_example, make_label
+from data.protos import label_copies, make_example, make_label
 from data.records import Manifest, read_manifest, require_same_classes, write_manifest, write_shard
 from workflow import balance_figure, shard_jobs
 from workflow.join import join_by_key, read_copied, require_origin
@@ -60,7 +60,10 @@ class RelabelShards:
         counts = _Counts(self.predictions.num_classes)
         beside = self.selection.beside
         count, digest = write_shard(
-            self.outputs(shard)[0], self._records(shard, counts), index=not beside
+            self.outputs(shard)[0],
+            self._records(shard, counts),
+            index=True,
+            entries=label_copies if beside else None,
         )
         records = int(counts.total.sum())
         if (

@@ -244,9 +244,10 @@ def main(
     tpu: str = "",
     profile_steps: str | None = None,
     selection: str | None = None,
+    replica_cores: int = 1,
 ) -> None:
     """Trains the section, or continues its training, or says that it is done."""
-    devices = Devices(strategy, cpu_devices, tpu, profile_steps)
+    devices = Devices(strategy, cpu_devices, tpu, profile_steps, replica_cores)
     given = {"pseudo_labeled": pseudo_labeled, "teacher": teacher, "selection": selection}
     method = find(config, section)
     init = init or initial_of(config, section)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +12,11 @@ import pytest
 import tensorflow as tf
 
 from cli.errors import InputError
-from data import pipeline
+from data import index, pipeline
 from data.beside import pick
-from data.manifest import Beside, Manifest, read_manifest, write_manifest
+from data.manifest import INDEX_ENDING, Beside, Manifest, read_manifest, write_manifest
 from data.preprocessing import Preprocessing
-from data.protos import make_example, make_label
+from data.protos import label_copies, make_example, make_label
 from data.records import shard_name, verify_split, write_shard, write_split
 from data.verification import read_records
 
@@ -68,7 +69,8 @@ def _both(tmp_path_factory: pytest.TempPathFactory) -> tuple[Manifest, Manifest]
                 ]
             else:
                 records = [make_label(i - first, int(copies[i]), q[i]) for i in kept]
-            written.append(write_shard(root / name / file, records))
+            entries = label_copies if name == "beside" else None
+            written.append(write_shard(root / name / file, records, index=True, entries=entries))
             counts.append(int(copies[first:end].sum()))
         labels, digests = zip(*written)
         beside = Beside(split, labels) if name == "beside" else None
@@ -141,6 +143,94 @@ def test_batches_are_the_same_to_the_bit(both, start, trusted):
         np.testing.assert_array_equal(q_beside, q)
     sample = [pipeline.samples(split, noise, count=5, seed=1, step=2).numpy() for split in both]
     np.testing.assert_array_equal(*sample)
+
+
+@pytest.mark.parametrize(("hosts", "window", "start"), [(4, 5, 24), (3, 1000, 24 * 40)])
+def test_the_hosts_together_have_the_examples_of_one(both, hosts, window, start):
+    """Over more than an epoch; an image with copies on two hosts comes to both."""
+    assert index.indexed(both[1])
+    size, count = 24, 24 * 3
+    whole = list(pipeline.example_stream(both[1], 5, start, window).take(count))
+    own = [
+        pipeline.own_stream(both[1], 5, pipeline.Share(size, hosts, host), start, window)
+        for host in range(hosts)
+    ]
+    for host, stream in enumerate(own):
+        found = [(int(p), record.numpy()) for p, record in stream.take(count // hosts)]
+        expected = [(int(p), record.numpy()) for p, record in whole]
+        assert found == [(p, r) for p, r in expected if p % size // (size // hosts) == host]
+
+
+def test_each_host_prepares_its_part_of_a_batch_of_copied_records(both):
+    noise = Preprocessing(image_size=8, style="small", flip=True, pad=2)
+    options = {"batch_size": 6, "seed": 3, "start_step": 2, "targets": "probabilities"}
+    steps = 2 * both[0].num_records // 6
+    whole = list(pipeline.train_batches(both[0], noise, **options).take(steps))
+    for host in (0, 1):
+        parts = pipeline.train_batches(both[1], noise, **options, pipelines=(2, host), replicas=2)
+        for (x, q), (own_x, own_q) in zip(whole, parts.take(steps)):
+            np.testing.assert_array_equal(own_x, x[3 * host : 3 * host + 3])
+            np.testing.assert_array_equal(own_q, q[3 * host : 3 * host + 3])
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/io"), reason="counts bytes as Linux tells them")
+def test_a_host_reads_its_own_images_and_labels_only(tmp_path: Path) -> None:
+    """Large images; a third is used, and each once."""
+    rng, count = np.random.Generator(np.random.PCG64(1)), 90
+    split = write_split(
+        tmp_path / "images",
+        "unlabeled",
+        (make_example(rng.bytes(40_000), str(i)) for i in range(count)),
+        1,
+        count,
+        kind="unlabeled",
+    )
+    (tmp_path / "labels").mkdir()
+    file, q = shard_name("pseudo_labeled", 0, 1), np.ones(500) / 500
+    labels = [make_label(i, 1, q) for i in range(0, count, 3)]
+    number, digest = write_shard(
+        tmp_path / "labels" / file, labels, index=True, entries=label_copies
+    )
+    manifest = Manifest(
+        *(tmp_path / "labels", "pseudo_labeled", (file,), (number,), ("a",) * 500, 0),
+        *("pseudo_labeled", {}, (digest,)),
+        beside=Beside(split, (number,)),
+    )
+
+    def read() -> int:
+        return int(Path("/proc/self/io").read_text().split()[1])
+
+    for host in range(2):
+        before = read()
+        stream = pipeline.own_stream(manifest, 1, pipeline.Share(4, 2, host), window=1)
+        assert len(list(stream.take(number))) == number
+        # Two epochs' half, and up to two windows, each an epoch, read ahead.
+        each = number / 2 * (40_000 + 2_000)
+        assert 1.9 * each < read() - before < 1.1 * 4 * each
+
+
+@pytest.mark.parametrize("what", ["labels", "images"])
+def test_a_damaged_record_is_an_error_on_several_hosts(both, tmp_path, what):
+    root = both[1].directory.parent
+    shutil.copytree(root, tmp_path / "copy")
+    manifest = read_manifest(tmp_path / "copy" / "beside")
+    path = Path((manifest if what == "labels" else manifest.beside.images).paths[1])
+    content = bytearray(path.read_bytes())
+    for place in range(5, len(content), 60):
+        content[place] ^= 1
+    path.write_bytes(content)
+    streams = [pipeline.own_stream(manifest, 1, pipeline.Share(4, 2, host)) for host in (0, 1)]
+    with pytest.raises((tf.errors.DataLossError, tf.errors.InvalidArgumentError)):
+        _ = [list(stream.take(manifest.num_records)) for stream in streams]
+
+
+def test_without_an_index_each_host_reads_all(both, tmp_path):
+    root = both[1].directory.parent
+    shutil.copytree(root, tmp_path / "copy")
+    manifest = read_manifest(tmp_path / "copy" / "beside")
+    assert index.indexed(manifest)
+    Path(f"{manifest.beside.images.paths[0]}{INDEX_ENDING}").unlink()
+    assert not index.indexed(manifest)
 
 
 @pytest.mark.parametrize("window", [5, 40])

@@ -361,6 +361,13 @@ def test_activations_are_the_maps_of_the_built_network(
     row = ARCHITECTURES[name]
     arguments = row.width, row.depth, size, stem_stride, strides or BASELINE_STRIDES
     assert count_activations(*arguments, lite=row.lite) == expected
+    # XLA keeps each convolution's output and what the next layer reads.
+    fused = ("_conv", "_dwconv", "_activation", "_project_bn")
+    assert count_activations(*arguments, lite=row.lite, fused=True) == sum(
+        int(np.prod(layer.output_shape[1:]))
+        for layer in model.layers
+        if layer.name.endswith(fused) and layer.name != "top_activation"
+    )
     sizes: dict[str, int] = {}  # block or "" -> what is kept of it
     inputs: dict[str, int] = {}
     for layer in model.layers:

@@ -14,8 +14,10 @@ import tensorflow as tf
 
 from cli.errors import InputError
 from nets.layers import BatchNormalization
+from nets.names import block_name
 from nets.noise import model_noise
 from resnet import ResNet50, WideResNet
+from resnet.counts import activations, multiply_adds
 from resnet.resnet50 import STAGES
 from training import models
 
@@ -225,3 +227,75 @@ def test_built_by_name_from_a_config() -> None:
             models.build({"name": name}, 4, **common)
     with pytest.raises(InputError, match="no Wide ResNet variant 'best'"):
         WideResNet(num_classes=3, variant="best")
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "classes", "published"),
+    # torchvision's table; and WRN-28-10, usually given as 5.2 billion.
+    [("resnet50", 224, 1000, 4.09e9), ("wrn_28_10", 32, 10, 5.2e9)],
+)
+def test_multiplications_are_the_published_ones(
+    name: str, size: int, classes: int, published: float
+) -> None:
+    assert multiply_adds({"name": name}, size, classes) == pytest.approx(published, rel=0.02)
+
+
+def maps(model: tf.keras.Model, fused: bool) -> tuple[dict[str, int], dict[str, int]]:
+    """Returns what is kept of each block ("" outside), and each block's input, by Keras's layers.
+
+    Normalizations and pooling keep their input, activations their output. A leaky one keeps its
+    input, too.
+    """
+    kept: dict[str, dict[str, int]] = {}
+    inputs: dict[str, int] = {}
+    made_by = {tensor.name: layer for layer in model.layers for tensor in [layer.output]}
+
+    def keep(tensor: tf.Tensor) -> None:
+        layer = made_by[tensor.name]
+        of_block = kept.setdefault(block_name(layer) or "", {})
+        # A border does not count.
+        shape = (layer.input if layer.name.endswith("_pad") else tensor).shape
+        of_block[layer.name] = int(np.prod(shape[1:]))
+
+    for layer in model.layers:
+        if isinstance(layer, (BatchNormalization, tf.keras.layers.MaxPooling2D)):
+            keep(layer.input)
+        if isinstance(layer, tf.keras.layers.MaxPooling2D) or "_activation" in layer.name:
+            if layer.name != "top_activation" or not fused:
+                keep(layer.output)
+            if getattr(layer, "alpha", 0) and not fused:
+                keep(layer.input)
+        if (block := block_name(layer)) and block not in inputs:
+            inputs[block] = int(np.prod(layer.input.shape[1:]))
+    return {block: sum(sizes.values()) for block, sizes in kept.items()}, inputs
+
+
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize(
+    ("model", "size"),
+    [
+        ({"name": "resnet50"}, 36),
+        ({"name": "wrn_16_2"}, 32),
+        ({"name": "wrn_10_1", "variant": "release"}, 20),
+    ],
+)
+def test_activations_are_the_maps_of_the_built_network(
+    model: dict[str, str], size: int, fused: bool
+) -> None:
+    """Compares with the Keras layers by shape; the multiplications, too."""
+    sized = {**model, "image_size": size}
+    network = models.build(sized, 3, mean=(0.0,) * 3, std=(1.0,) * 3, seed=0)
+    kept, inputs = maps(network, fused)
+    assert activations(model, size, False, 0, fused) == sum(kept.values())
+    outside, last = kept.pop(""), list(inputs)[-1]
+    assert activations(model, size, True, 0, fused) == outside + sum(inputs.values()) + max(
+        kept.values()
+    )
+    after = activations(model, size, False, len(inputs) - 1, fused) - kept[last]
+    assert 0 <= after < outside  # of the last block's frozen ones nothing is kept
+    products = sum(
+        layer.kernel.shape.num_elements() * int(np.prod(layer.output.shape[1:-1]))
+        for layer in network.layers
+        if hasattr(layer, "kernel")
+    )
+    assert multiply_adds(model, size, 3) == products

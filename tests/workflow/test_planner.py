@@ -76,7 +76,10 @@ def test_the_first_way_that_fits_is_taken(name: str, target: Target) -> None:
         room = target.memory * (1 - RESERVE)
         needs = [
             (
-                cost.needs(way, counts, way.values["batch_size"], True, target.devices) * GIB,
+                cost.needs(
+                    way, counts, way.values["batch_size"], True, target.devices, target.fused
+                )
+                * GIB,
                 way.values,
             )
             for way in planner.ways(config, training, target.devices)
