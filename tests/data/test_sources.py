@@ -429,7 +429,7 @@ BAD = {
     "fraction": (lambda f: {"test_fraction": 1.0}, "test_fraction is 1.0"),
     "per class": (
         lambda f: {"labeled_per_class": 5},
-        "labeled_per_class asks for 5 images of class cat; 4 are left",
+        "labeled_per_class asks for 5 images of class cat, but only 4 are left",
     ),
     "no class": (lambda f: {"labeled_per_class": 0}, "labeled_per_class is 0"),
     "as unlabeled": (lambda f: {"labeled_as_unlabeled": "some"}, "it can be nothing, rest or all"),

@@ -206,7 +206,7 @@ def test_the_recipes_are_whole(name):
         ("seed=-1", "seed is -1; it must be at least 0"),
         (
             "methods.meta_pseudo_labels_with_uda.estimator=dot",
-            "estimator: no 'dot'; known: soft, dot_product, cosine",
+            "estimator: there is no 'dot'; known: soft, dot_product, cosine",
         ),
         ("success=99.0", "success is 99.0"),
         ("run=()", "run names no method"),
@@ -224,7 +224,7 @@ def test_the_recipes_are_whole(name):
         ),
         (
             "methods.all_labels.result=both",
-            "methods.all_labels.result: no 'both'; known: teacher, student",
+            "methods.all_labels.result: there is no 'both'; known: teacher, student",
         ),
     ],
 )
