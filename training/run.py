@@ -42,7 +42,7 @@ SAMPLES = 8
 
 
 class Inputs(NamedTuple):
-    """What a training reads.
+    """The inputs of a training.
 
     Attributes:
       data: the prepared data, for its validation split.
@@ -60,7 +60,7 @@ class Inputs(NamedTuple):
 
 
 class Devices(NamedTuple):
-    """Where a training runs; see `training.strategy.create`.
+    """The devices of a training; see `training.strategy.create`.
 
     `profile_steps` is FIRST,LAST: the first and the last step to profile.
     """

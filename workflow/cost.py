@@ -77,7 +77,7 @@ class Disk:
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-    """What the unfinished stages cost; `memory` is None where it is not known."""
+    """Cost of the unfinished stages; `memory` is None where it is not known."""
 
     memory: Memory | None
     disk: Disk

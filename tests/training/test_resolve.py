@@ -140,7 +140,7 @@ def test_what_decides_the_length_is_said():
 
 
 def test_steps_given_for_another_batch_are_as_many_epochs():
-    """All durations in steps are scaled, those of the networks' own sections too.
+    """Tests that all durations in steps are scaled, those of the networks' own sections too.
 
     Other numbers stay, and so does the recipe.
     """

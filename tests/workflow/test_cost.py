@@ -80,7 +80,7 @@ def test_memory_is_that_of_the_largest_training(photos, tmp_path, monkeypatch):
 
 
 def test_labels_beside_their_images_take_room(photos, tmp_path):
-    """What stands beside an image of ImageNet's pool is a record with 1,000 float32."""
+    """Counts a record with 1,000 float32 beside each image of ImageNet's pool."""
     config = recipe("imagenet.py:b0", "--config.balance.copy_images=False")
     stages, counts = planned(config, tmp_path / "w", {})
     balancing = [stage for stage in stages if stage.script == "run_balance.sh"]
