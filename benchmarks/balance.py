@@ -8,7 +8,7 @@ training records, over one shard of images of 110 kB.
     ./run_benchmarks.sh balance                       10 million records of top-5 over 1,000 classes
     ./run_benchmarks.sh balance --records=1000000     fewer
 
-Each size runs in a process of its own, so that its peak memory is its own.
+Each size runs in its own process, so that its peak memory is its own.
 """
 
 from __future__ import annotations

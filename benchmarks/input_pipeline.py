@@ -191,7 +191,7 @@ def main(images: int = 512) -> None:
             work["timm"] = timm_loader(files)
         else:
             print(
-                "torch, torchvision and timm are not installed: that line is left out",
+                "torch, torchvision and timm are not installed, so their pipeline is not measured",
                 file=sys.stderr,
             )
         for function in work.values():

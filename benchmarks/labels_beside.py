@@ -51,15 +51,15 @@ def write(root: Path, count: int) -> dict[str, Manifest]:
             [],
         )
         for first, end, name in zip(edges, edges[1:], shards):
-            own = [i for i in range(first, end) if copies[i]]
+            used = [i for i in range(first, end) if copies[i]]
             if form == "copied":
                 records = [
                     make_example(files[i], f"{i:012d}", probabilities=q[i])
-                    for i in own
+                    for i in used
                     for _ in range(copies[i])
                 ]
             else:
-                records = [make_label(i - first, int(copies[i]), q[i]) for i in own]
+                records = [make_label(i - first, int(copies[i]), q[i]) for i in used]
             written.append(write_shard(root / form / name, records))
             sizes.append(int(copies[first:end].sum()))
         counts, digests = zip(*written)

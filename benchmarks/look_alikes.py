@@ -4,7 +4,7 @@
 
 Copies must be found, and different frames of one scene kept apart. Copies: compressed anew, scaled,
 cropped by up to 5 % of each side. Frames: a photograph as the background, the noise of a sensor,
-and a small thing that differs (a handwritten digit of 1/16 to 1/4 of the side, or none). Besides,
+and a handwritten digit of 1/16 to 1/4 of the side that differs, or none. Besides,
 all pairs of different photographs. Each share stands beside that of hash and thumbnail alone.
 Without `--photos`, parts of scikit-learn's two photographs are used.
 """
@@ -20,7 +20,7 @@ import PIL.Image
 from sklearn import datasets
 
 from benchmarks import report
-from data.duplicates import Seen
+from data.duplicates import KnownImages
 from data.examine import Examined, examine
 from data.sources import generator, open_collection
 
@@ -67,7 +67,7 @@ def cropped(image: PIL.Image.Image, share: float, rng: np.random.Generator) -> P
     """Returns the image without `share` of its width and height."""
     width, height = (round(side * (1 - share)) for side in image.size)
     left, top = (
-        int(rng.integers(0, whole - part + 1)) for whole, part in zip(image.size, (width, height))
+        int(rng.integers(0, length - part + 1)) for length, part in zip(image.size, (width, height))
     )
     return image.crop((left, top, left + width, top + height))
 
@@ -100,7 +100,7 @@ def found(pairs: Iterator[tuple[Examined, Examined]]) -> tuple[float, float]:
     for one, other in pairs:
         coarse = [image._replace(detail=b"") for image in (one, other)]
         results.append(
-            [bool(Seen(["k"], [a], near=True).find([b])) for a, b in ((one, other), coarse)]
+            [bool(KnownImages(["k"], [a], near=True).find([b])) for a, b in ((one, other), coarse)]
         )
     ours, before = np.mean(results, axis=0)
     return float(ours), float(before)
@@ -155,13 +155,15 @@ def main(photos: str | None = None, images: int = 200) -> None:
                 goal=1.0,
                 unit="share kept apart",
             )
-    seen = Seen([""] * len(known), known, near=True)
-    pairs = sum(int((image != other).sum()) for image, other, _ in [seen.alike(known)]) // 2
+    seen = KnownImages([""] * len(known), known, near=True)
+    pairs = sum(int((image != other).sum()) for image, other, _ in [seen.look_alikes(known)]) // 2
     coarse = [image._replace(detail=b"") for image in known]
     before_pairs = (
         sum(
             int((image != other).sum())
-            for image, other, _ in [Seen([""] * len(known), coarse, near=True).alike(coarse)]
+            for image, other, _ in [
+                KnownImages([""] * len(known), coarse, near=True).look_alikes(coarse)
+            ]
         )
         // 2
     )

@@ -18,7 +18,7 @@ of a step. Lines:
                              kekmodel/MPL-pytorch (two forwards of the student in training mode,
                              argmax labels, difference of losses, two SGDs, one average), written
                              here for the comparison. float32: as it ships. float32_kept,
-                             bfloat16_kept: PyTorch's best, channels last, glibc told to keep its
+                             bfloat16_kept: PyTorch's best, channels last, glibc set to keep its
                              pages (for both sides), bfloat16 by autocast against mixed_bfloat16
     profile/PRECISION        no rates: milliseconds of the `finite_difference` step by kind of
                              operation, on one thread, by TensorFlow's profiler
@@ -182,7 +182,7 @@ def serve(side: str, precision: str, channels_last: bool) -> None:
     """Does what each line of the standard input names, and answers with wall and CPU seconds."""
     work = ours(precision) if side == "ours" else peer(precision, channels_last)
     answers = os.dup(1)
-    os.dup2(2, 1)  # whatever else is printed is no answer
+    os.dup2(2, 1)  # the process may print other lines, too
     for line in sys.stdin:
         with report.Timer() as timer:
             work[line.strip()]()
@@ -257,7 +257,7 @@ def against_passes(precision: str, rounds: int) -> None:
 
 
 def profile(precision: str) -> None:
-    """Prints the line of the operations; for a process of its own, which has one thread."""
+    """Prints the line of the operations; for its own process, which has one thread."""
     import tensorflow as tf
     from tensorflow.tsl.profiler.protobuf import xplane_pb2
 

@@ -5,7 +5,7 @@
     ONEDNN_MAX_CPU_ISA=AVX2 ./run_benchmarks.sh processor
 
 `training.processor` chooses by the results. Each line's `ours` is with oneDNN, its `peer` without,
-in processes of their own, in turns; each is the best of its rounds. Cases:
+in their own processes, in turns; each is the best of its rounds. Cases:
 
     digits      a step of the digits' teacher, 250 images of 16 px: depthwise convolutions on maps
                 of 4 px
@@ -66,7 +66,7 @@ def main(rounds: int = 2) -> None:
     for case, images in IMAGES.items():
         (ours, ours_cpu), (peer, peer_cpu) = best[case, "1"], best[case, "0"]
         cpu = {"ours_cpu_s": round(ours_cpu, 3), "peer_cpu_s": round(peer_cpu, 3)}
-        where = {"instructions": processor.instructions(), "rounds": rounds}
+        conditions = {"instructions": processor.instructions(), "rounds": rounds}
         report.line(
             f"processor/{case}",
             images / ours,
@@ -75,7 +75,7 @@ def main(rounds: int = 2) -> None:
             goal=1.0,
             unit="images/s",
             **cpu,
-            **where,
+            **conditions,
         )
 
 

@@ -5,9 +5,9 @@
 Labeling goes from TFRecord to finished prediction shards. EfficientNet-B0 at 224 with 1,000
 classes and untrained weights labels JPEGs of 500x375 pixels, in one shard, by what a worker does of
 the stage. The cases: as the stage does it by default, with BatchNorm folded (`optimize`), and so in
-bfloat16. Each stands beside forward passes of its own graph on as many images in memory, and beside
-`tf.keras.applications.EfficientNetB0.predict` in float32 on the same records (decoded whole,
-resized, batched and prefetched; it writes nothing).
+bfloat16. Each stands beside forward passes of the same graph on as many images in memory. It
+also stands beside `tf.keras.applications.EfficientNetB0.predict` in float32 on the same records
+(decoded whole, resized, batched and prefetched; it writes nothing).
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@
 The set is made up: images of a few bytes; every third image has copies, up to four. The stage
 reads it and as many predictions as it has images, joins them by key, and writes the set again.
 Beside it stands reading the same records and writing them as they are. An independent count by
-NumPy must agree with the summary. Each size runs in a process of its own, so that its peak memory
+NumPy must agree with the summary. Each size runs in its own process, so that its peak memory
 is its own.
 """
 

@@ -84,8 +84,8 @@ def interleaved(rounds: int, **work: Callable[[], Any]) -> dict[str, tuple[float
     for _ in range(rounds):
         for name, function in work.items():
             with Timer() as timer:
-                own = function()
-            timer = own if isinstance(own, Timer) else timer
+                measured = function()
+            timer = measured if isinstance(measured, Timer) else timer
             times[name].append((timer.wall, timer.cpu))
     return {
         name: (statistics.median(t[0] for t in rows), statistics.median(t[1] for t in rows))
@@ -94,7 +94,7 @@ def interleaved(rounds: int, **work: Callable[[], Any]) -> dict[str, tuple[float
 
 
 def at_two_sizes(module: str, records: int) -> tuple[dict[str, float], dict[str, float]]:
-    """Measures a tenth of `records` and all, each in a process of its own, so each has its peak.
+    """Measures a tenth of `records` and all, each in its own process, so each has its peak.
 
     Args:
       module: program that measures one size. It gets the size and `records`, and the last line that
@@ -108,7 +108,7 @@ def at_two_sizes(module: str, records: int) -> tuple[dict[str, float], dict[str,
       InputError: the sizes are too small.
     """
     if records < 1000:
-        raise InputError(f"--records is {records}; rates of fewer than 1000 say nothing")
+        raise InputError(f"--records is {records}; at least 1000 are needed for a meaningful rate")
     found = []
     for size in (records // 10, records):
         command = python_m(module, str(size), str(records))

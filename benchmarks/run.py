@@ -48,14 +48,14 @@ def main(arguments: Sequence[str], **flags: str | int | None) -> None:
     """
     unknown = [name for name in arguments if name not in BENCHMARKS]
     if unknown:
-        raise InputError(f"no benchmark {unknown[0]!r}; there are {', '.join(BENCHMARKS)}")
+        raise InputError(f"there is no benchmark {unknown[0]!r}; known: {', '.join(BENCHMARKS)}")
     names = list(arguments or BENCHMARKS)
     given = {name: value for name, value in flags.items() if value is not None}
     for flag in given:
         if not any(flag in BENCHMARKS[name] for name in names):
             raise InputError(
-                f"--{flag} is for another benchmark than {', '.join(names)}; --help lists whose"
-                " it is"
+                f"--{flag} has no effect on {', '.join(names)}; --help says which benchmarks take "
+                "it"
             )
     report.find_peers()
     print(json.dumps({"machine": processor.machine()}), flush=True)

@@ -33,7 +33,7 @@ SIZE, CLASSES, BATCH, SHARDS, ROUNDS = 224, 1000, 32, 4, 3
 
 
 def main(images: int = 256) -> None:
-    """Measures in a process of its own: TensorFlow splits the CPU only before its first use."""
+    """Measures in its own process: TensorFlow splits the CPU only before its first use."""
     subprocess.run([sys.executable, "-m", "benchmarks.several_devices", str(images)], check=True)
 
 

@@ -63,9 +63,9 @@ def bytes_read() -> int:
 def read_part(directory: str, hosts: int, host: int) -> int:
     """Reads one host's part of the epochs; returns the bytes read."""
     manifest = records.read_manifest(directory)
-    own, before = EPOCHS * manifest.num_records // hosts, bytes_read()
+    expected_records, before = EPOCHS * manifest.num_records // hosts, bytes_read()
     stream = pipeline.own_stream(manifest, 0, pipeline.Share(BATCH, hosts, host), window=1)
-    assert sum(1 for _ in stream.take(own)) == own
+    assert sum(1 for _ in stream.take(expected_records)) == expected_records
     return bytes_read() - before
 
 

@@ -2,7 +2,7 @@
 
     ./run_benchmarks.sh step_memory [--networks=b0,b4] [--batch=64] [--parts=4]
 
-Each case is a process of its own: EfficientNet at 128 pixels in float32, gradients of the cross
+Each case runs in its own process: EfficientNet at 128 pixels in float32, gradients of the cross
 entropy with all noise and an update by plain SGD. Rematerialized, it keeps only the blocks' inputs.
 In parts (gradient accumulation), it takes a quarter of the batch at a time, or another part. l2 is
 not run in parts: its graph would be four times itself.
@@ -11,8 +11,8 @@ The lines `feedback` are of Meta Pseudo Labels' student with a calibrator for it
 quarter as many labeled images: `cosine`, `soft` rematerialized and `soft` in parts, beside the
 plain step of `soft`.
 
-The memory of a case is the peak of the resident set during the steps minus the resident set before
-them, when network and graph exist. So it has activations, and gradients until their weights have
+The memory of a case is the peak of the resident set during the steps, minus the resident set before
+them. Network and graph exist before. So it has activations, and gradients until their weights have
 moved, but no weights. `ours` and `peer` are images of a step per GiB of that; seconds are medians,
 wall and CPU.
 """
@@ -140,13 +140,15 @@ def main(networks: str = "b0,b4,l2", batch: int = 0, parts: int = 4) -> None:
     names = networks.split(",")
     unknown = [name for name in names if name not in BATCHES]
     if unknown:
-        raise InputError(f"--networks: no {unknown[0]!r}; there are {', '.join(BATCHES)}")
+        raise InputError(
+            f"--networks: there is no network {unknown[0]!r}; known: {', '.join(BATCHES)}"
+        )
     for name in names:
         images = batch or BATCHES[name]
         if images % parts:
             raise InputError(
-                f"--parts is {parts}, which does not divide the {images} images a step; set"
-                " --batch, too"
+                f"--parts is {parts}, which does not divide the {images} images of a step; set "
+                "--batch, too"
             )
         for ways in (WAYS[:2] if name == "l2" else WAYS, () if name == "l2" else tuple(FEEDBACK)):
             _lines(name, ways, images, parts)

@@ -7,8 +7,8 @@
   moving average, weight decay, gradient norm, stochastic depth and dropout. Keras:
   `tf.keras.applications.EfficientNetB0` under plain `fit` with Keras's RMSprop. timm:
   `tf_efficientnet_b0` where torch and timm are installed, the best of float32 and bfloat16
-  autocast, with and without channels-last. timm runs in a process of its own, with a glibc that
-  keeps its pages.
+  autocast, with and without channels-last. timm runs in its own process. A glibc setting
+  keeps its pages there.
 - `train_step/loop_...`: steps a second of `training.fit.fit` with data, log lines, checkpoints and
   moving average, beside the bare compiled step, which has neither data nor average. Data are one
   batch in memory, so that the loop and not the cores' share of decoding is measured. But
@@ -93,10 +93,12 @@ def build(flags: list[str], classes: int) -> tuple[Supervised, ConfigDict, Prepr
     """Returns the trainer of a recipe's teacher, its resolved section and its preprocessing."""
     config = recipes.from_flags(*flags)
     values = config.teacher.to_dict()
-    own = values.pop("preprocessing", {})
+    preprocessing_values = values.pop("preprocessing", {})
     section = ConfigDict(resolve.section(values, labeled_examples=1000, unlabeled=False))
     preprocessing = Preprocessing.from_dict(
-        resolve.preprocessing(config.preprocessing.to_dict(), own, median_height=8, median_width=8)
+        resolve.preprocessing(
+            config.preprocessing.to_dict(), preprocessing_values, median_height=8, median_width=8
+        )
     )
     spec = model_dir.ModelSpec(
         section.model.to_dict(), preprocessing, tuple(map(str, range(classes)))
@@ -187,7 +189,7 @@ def steps(rounds: int, ours: Supervised, data: tf.data.Dataset) -> None:
         setting = min(timm.settings, key=lambda name: best[name][0])
         best["timm"] = best[setting]
     else:
-        print("torch and timm are not installed: their line is left out", file=sys.stderr)
+        print("torch and timm are not installed, so timm's step is not measured", file=sys.stderr)
     names = {
         "keras": "tf.keras.applications.EfficientNetB0, fit",
         "timm": f"timm tf_efficientnet_b0, {setting if timm else ''}",
@@ -344,7 +346,7 @@ def main(rounds: int = 3, cases: str = ",".join(CASES)) -> None:
     """Measures `cases` and prints the lines. Raises InputError for an unknown one."""
     chosen = cases.split(",")
     if unknown := set(chosen) - set(CASES):
-        raise InputError(f"--cases: no {min(unknown)!r}; there are {', '.join(CASES)}")
+        raise InputError(f"--cases: there is no case {min(unknown)!r}; known: {', '.join(CASES)}")
     with tempfile.TemporaryDirectory() as root:
         directory = Path(root)
         if "start" in chosen:

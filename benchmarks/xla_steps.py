@@ -3,7 +3,7 @@
     ./run_benchmarks.sh xla_steps [--networks=b0,resnet50,wrn_28_2] [--methods=supervised,...] \
         [--batch=4]
 
-One JSON line for each network and method, each in a process of its own:
+One JSON line for each network and method, each in its own process:
 
     hlo_instructions, hlo_mb   of the module before XLA's own passes, and megabytes of its text
     static                     every shape in it is known
@@ -52,7 +52,7 @@ def main(
     }
     for flag, (names, known) in wanted.items():
         if unknown := [name for name in names if name not in known]:
-            raise InputError(f"--{flag}: no {unknown[0]!r}; there are {', '.join(known)}")
+            raise InputError(f"--{flag}: there is no {unknown[0]!r}; known: {', '.join(known)}")
     for network in wanted["networks"][0]:
         for method in wanted["methods"][0]:
             command = python_m("benchmarks.xla_steps", network, method, str(batch))

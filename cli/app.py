@@ -6,7 +6,7 @@ Exit codes:
 - 2: wrong usage or unusable input, after one line on stderr and no traceback.
 - 75: another worker of the run was lost.
 - 130: ended by Ctrl-C.
-- 141: nobody reads the output any more.
+- 141: the reader of the output is gone.
 - 143: ended by SIGTERM.
 - Anything else is a bug.
 """
@@ -96,7 +96,7 @@ def parse(command: Command, argv: Sequence[str]) -> dict[str, Any]:
 
     Raises:
       InputError: a missing, unknown or malformed flag, an unknown key of the recipe, or a word that
-        is no flag.
+        is not a flag.
     """
     given = flags.read(argv, command.flags, bool(command.recipes))
     _require_known(command, given)
@@ -126,7 +126,7 @@ def _values(command: Command, given: flags.Given) -> dict[str, Any]:
     required = [flag.name for flag in command.flags if flag.default is flags.REQUIRED]
     missing = [f"--{name}" for name in required if not given.texts.get(name)]
     if missing:
-        raise InputError(f"{', '.join(missing)} missing; --help lists the flags")
+        raise InputError(f"{', '.join(missing)} must be given; --help lists the flags")
     for flag in command.flags:
         values[flag.name] = (
             flag.parse(given.texts[flag.name]) if flag.name in given.texts else flag.default
@@ -154,7 +154,7 @@ def _require_known(command: Command, given: flags.Given) -> None:
             + (["config"] if command.recipes else [])
         )
         near = flags.nearest(name.lstrip("-"), known)
-        raise InputError(f"{name}: no such flag{whose}; {near or '--help lists the flags'}")
+        raise InputError(f"{name} is not a flag{whose}; {near or '--help lists the flags'}")
 
 
 def recipe_flags() -> list[str]:

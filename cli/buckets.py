@@ -2,9 +2,10 @@
 
     s3://BUCKET/KEY  <->  $BUCKET_CACHE/s3/BUCKET/KEY
 
-Stages see the local paths alone. What is published below the cache folder goes to the bucket first
-and gets its local name last, so the bucket has every file that has its final name. A store shows an
-object whole or not at all. So a bucket always looks as a local directory did at some moment.
+Stages see the local paths alone. A file that is published below the cache folder goes to the
+bucket first and gets its local name last. So the bucket has every file with a final name. A store
+shows an object whole or not at all. So a bucket always looks as a local directory did at some
+moment.
 
 A local copy has a modification time that is made of the object's time and ETag. A copy with
 another time is outdated. Shards are fetched when they are read, see `cli.shelf`.
@@ -80,7 +81,7 @@ def holds(path: str | os.PathLike[str]) -> bool:
 
 
 def as_urls(text: str) -> str:
-    """Returns a text with URLs in place of the paths of local copies."""
+    """Returns a text with URLs instead of the paths of local copies."""
     return text.replace(f"{cache()}/s3/", "s3://")
 
 
@@ -100,7 +101,7 @@ def publish(path: str | os.PathLike[str], content: str | os.PathLike[str] | None
       content: the file; None: it has its name already.
 
     Raises:
-      InputError: the store does not take it, or somebody else has the work directory now.
+      InputError: the store does not take it, or another command has the work directory now.
     """
     place = _place(path)
     if place is None or _is_passing(place[1]):
@@ -224,7 +225,7 @@ def _is_of_training(name: str, there: dict[str, Object], own: bool) -> bool:
 
 
 def _drop_outdated(path: str, there: dict[str, Object], own: bool) -> None:
-    """Removes local files that are no copies of what the bucket has, and folders without files."""
+    """Removes local files that the bucket does not have, and folders without files."""
     for name in list(_files(path)):
         file = Path(path, name)
         if not _is_copy(file, there.get(name)):

@@ -15,7 +15,7 @@ from cli.stage_commands import STAGES
 from cli.tool_commands import EXPERIMENTS, TOOLS
 
 BEAM_OPTIONS = "workflow.shard_jobs:unknown_options"
-"""Function that returns the given flags that are no options of Apache Beam."""
+"""Function that returns the given flags that are not options of Apache Beam."""
 
 IMAGES_UNCHANGED = "data.fingerprint:unchanged"
 """Function that tells whether prepared data still have their source images."""
@@ -45,9 +45,13 @@ def find(words: list[str]) -> tuple[Command | None, list[str], str]:
     if rest and rest[0] in table:
         return table[rest[0]], rest[1:], ""
     if not rest or rest[0].startswith("-"):
-        return None, rest, f"no {group or 'command'} is named; there are {', '.join(table)}"
+        return None, rest, f"no {group or 'command'} is given; choose one of {', '.join(table)}"
     near = nearest(rest[0], table, "")
-    return None, rest, f"no {group or 'command'} {rest[0]!r}; {near or '--help lists them'}"
+    return (
+        None,
+        rest,
+        f"there is no {group or 'command'} {rest[0]!r}; {near or '--help lists them'}",
+    )
 
 
 def load(target: str) -> Callable[..., Any]:

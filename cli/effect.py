@@ -66,8 +66,12 @@ def _reasons(recipe: Mapping[str, Any], declared: Section, key: str) -> Iterable
     yield _reason(recipe, declared, key)
     first, _, rest = key.partition(".")
     for name, section in declared.all.items():  # the sections that inherit it
-        own = section.all.get(first) if isinstance(section, Section) and rest else None
-        if isinstance(own, Section) and own.inherits == first and first in recipe.get(name, {}):
+        subsection = section.all.get(first) if isinstance(section, Section) and rest else None
+        if (
+            isinstance(subsection, Section)
+            and subsection.inherits == first
+            and first in recipe.get(name, {})
+        ):
             value = recipe[name][first].get(rest)
             if value is None:
                 yield _reason(recipe, declared, f"{name}.{key}")
@@ -88,11 +92,13 @@ def _reason(recipe: Mapping[str, Any], declared: Section, key: str) -> str:
         values = places[-1].values.get(part)
         if isinstance(child, Section):
             prefix = f"{places[-1].prefix}{part}."
-            own = dict(values.items()) if isinstance(values, (Mapping, ConfigDict)) else {}
+            settings_here = (
+                dict(values.items()) if isinstance(values, (Mapping, ConfigDict)) else {}
+            )
             if child.inherits:
-                given = {name: value for name, value in own.items() if value is not None}
-                own = {**dict(recipe.get(child.inherits, {}).items()), **given}
-            places.append(_Place(prefix, own))
+                given = {name: value for name, value in settings_here.items() if value is not None}
+                settings_here = {**dict(recipe.get(child.inherits, {}).items()), **given}
+            places.append(_Place(prefix, settings_here))
         found = child
     return ""
 

@@ -104,11 +104,11 @@ def _links() -> tempfile.TemporaryDirectory[str]:
 def read_file(path: str | os.PathLike[str], size: int = -1) -> bytes:
     """Reads a regular file that a user names, or its first `size` bytes.
 
-    Follows symbolic links. Never waits: a named pipe would block until somebody writes into it, and
+    Follows symbolic links. Never waits: a named pipe would block until a writer opens it, and
     a device may have no end.
 
     Raises:
-      OSError: it cannot be read, or is no regular file.
+      OSError: it cannot be read, or is not a regular file.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     try:
@@ -116,7 +116,7 @@ def read_file(path: str | os.PathLike[str], size: int = -1) -> bytes:
         if stat.S_ISDIR(mode):
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
         if not stat.S_ISREG(mode):
-            raise OSError(errno.EINVAL, "it is no regular file", os.fspath(path))
+            raise OSError(errno.EINVAL, "it is not a regular file", os.fspath(path))
         with open(descriptor, "rb", closefd=False) as f:
             return f.read(size)
     finally:

@@ -31,7 +31,7 @@ class Flag:
       finished: the value names one finished work directory, or several separated by commas.
       named: the value may also be a file or a name.
       address: the value may be, or hold, the address of a server or a page.
-      replaces: setting or section of the recipe whose place the flag takes; "" for none.
+      replaces: setting or section of the recipe that the flag replaces; "" for none.
     """
 
     name: str
@@ -67,7 +67,7 @@ class Flag:
         if self.type is int:
             if not (re.fullmatch("[0-9]+", text) and int(text) >= self.least):
                 raise InputError(
-                    f"--{self.name} is {text!r}; it must be a whole number from {self.least} on"
+                    f"--{self.name} is {text!r}; it must be a whole number, {self.least} or more"
                 )
             return int(text)
         if self.type is float:
@@ -158,7 +158,7 @@ class Given:
       texts: flag -> text; the last one counts.
       recipe: text of `--config`.
       overrides: key -> text of each `--config.KEY`; None where it has no value.
-      words: the words that are no flags.
+      words: the words that are not flags.
       recipe_words: the words of `recipe` and `overrides`, each as one word with `=`.
       unknown: the flags that the command does not have, as they were written.
       help: whether `--help` is there.

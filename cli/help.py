@@ -117,7 +117,9 @@ def _recipes(command: Command) -> str:
     return (
         f"recipes, --config=FILE[:ARGUMENT]:{default}\n{_rows(rows)}\n"
         + _wrapped(
-            "  A recipe is Python and is executed: run nobody else's before you have read it.", "  "
+            "  A recipe is Python code, which is executed. Read a recipe from others before you "
+            "run it.",
+            "  ",
         )
         + "\n  --config.KEY=VALUE changes one setting, --help KEY explains it."
     )

@@ -61,7 +61,7 @@ def read_json(path: str | os.PathLike[str], schema: Any = object) -> Any:
 
     Raises:
       FileNotFoundError: there is none.
-      InputError: it cannot be read, is no JSON, or does not fit the schema. The message names the
+      InputError: it cannot be read, is not JSON, or does not fit the schema. The message names the
         key.
     """
     return parse_json(_read_text(path), schema, str(path))
@@ -96,14 +96,14 @@ def _read_text(path: str | os.PathLike[str]) -> str:
         if isinstance(error, FileNotFoundError):
             raise
         raise InputError(
-            f"{path} cannot be read ({one_line(error)}); make it, or get it, again"
+            f"{path} cannot be read ({one_line(error)}); create it or fetch it again"
         ) from error
 
 
 def _damaged(where: str | os.PathLike[str], why: Exception | str) -> InputError:
     return InputError(
-        f"{where} is damaged: {why if isinstance(why, str) else one_line(why)}; make it, or get it,"
-        " again"
+        f"{where} is damaged: {why if isinstance(why, str) else one_line(why)}; create it or fetch "
+        "it again"
     )
 
 
@@ -122,7 +122,7 @@ def parse_json(text: str, schema: Any, where: str) -> Any:
 def _number(text: str) -> float:
     value = float(text)
     if not math.isfinite(value):
-        raise ValueError(f"{text[:20]} is no finite number")
+        raise ValueError(f"{text[:20]} is not a finite number")
     return value
 
 

@@ -13,12 +13,12 @@ _NO_LIMIT = 2**60
 """Limit in bytes; Linux states a number this large where a container has no limit."""
 
 
-def memory(cgroups: Path = _CGROUPS, own: Path = Path("/proc/self/cgroup")) -> int | None:
+def memory(cgroups: Path = _CGROUPS, cgroup_file: Path = Path("/proc/self/cgroup")) -> int | None:
     """Returns the bytes of memory that a process can have: the machine's, or the container's limit.
 
     Args:
       cgroups: where Linux shows the limits of control groups.
-      own: the file that names the control groups of this process.
+      cgroup_file: the file that names the control groups of this process.
 
     Returns:
       None where the system does not tell.
@@ -27,16 +27,16 @@ def memory(cgroups: Path = _CGROUPS, own: Path = Path("/proc/self/cgroup")) -> i
         total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (ValueError, OSError, AttributeError):
         return None
-    return min([total, *_limits(cgroups, own)])
+    return min([total, *_limits(cgroups, cgroup_file)])
 
 
-def _limits(cgroups: Path, own: Path) -> list[int]:
+def _limits(cgroups: Path, cgroup_file: Path) -> list[int]:
     """Returns the limits of this process's control groups and of the groups around them.
 
     Reads version 1 and version 2 of Linux's control groups.
     """
     try:
-        lines = own.read_text(encoding="utf-8").splitlines()
+        lines = cgroup_file.read_text(encoding="utf-8").splitlines()
     except OSError:
         lines = []
     files = [cgroups / "memory.max", cgroups / "memory" / "memory.limit_in_bytes"]

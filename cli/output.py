@@ -7,7 +7,7 @@ import select
 import sys
 
 READER_GONE = 128 + 13
-"""Exit code where nobody reads the output any more (`| head -1`): 128 + SIGPIPE, as in a shell."""
+"""Exit code when the reader of the output is gone (`| head -1`): 128 + SIGPIPE, as in a shell."""
 
 
 def prepare() -> None:

@@ -17,7 +17,7 @@ COMMANDS = (
     *("prepare_data", "train", "teacher", "pseudo_label", "balance", "student", "finetune"),
     *("meta_pseudo_labels", "noisy_student", "evaluate", "export", "predict"),
 )
-"""Commands whose directories can be in a bucket."""
+"""Commands that can have their directories in a bucket."""
 LOCAL = ("output", "cache")
 """Flags of those commands that name files of this machine."""
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
@@ -25,7 +25,7 @@ _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 
 @contextlib.contextmanager
 def staged(command: Command, values: Mapping[str, Any], force: bool) -> Iterator[dict[str, Any]]:
-    """Yields the values of a command line with local paths in place of URLs.
+    """Yields the values of a command line with local paths instead of URLs.
 
     Within it the command holds its work directory's claim, and what it publishes there goes to the
     bucket. At its end, where nothing was raised, the bucket has all of the work directory.
@@ -36,8 +36,8 @@ def staged(command: Command, values: Mapping[str, Any], force: bool) -> Iterator
       force: take a work directory over from a holder that is dead.
 
     Raises:
-      InputError: a URL that the command cannot take, nothing there, no permission, or somebody
-        else at work in the work directory.
+      InputError: a URL that the command cannot take, nothing at the URL, no permission,
+        or another command at work in the work directory.
     """
     names = named(command, values)
     _refuse(command, values, names)
@@ -67,7 +67,7 @@ def staged(command: Command, values: Mapping[str, Any], force: bool) -> Iterator
 
 
 def named(command: Command, values: Mapping[str, Any]) -> list[str]:
-    """Returns the names of the flags whose values are URLs of files or folders."""
+    """Returns the names of the flags that have URLs of files or folders as values."""
     texts = {flag.name: values.get(flag.name) for flag in command.flags if not flag.address}
     return [name for name, it in texts.items() if isinstance(it, str) and _URL.search(it)]
 
@@ -78,34 +78,34 @@ def _refuse(command: Command, values: Mapping[str, Any], names: Sequence[str]) -
         where, scheme = f"--{name}: {values[name]}", _URL.search(values[name])
         if scheme and scheme[1] != "s3":
             raise InputError(
-                f"{where} is an address; mount what it names, and give the path"
-                " (s3://BUCKET/FOLDER is read without that)"
+                f"{where} is an address; mount it, and give the local path (only "
+                "s3://BUCKET/FOLDER is read without that)"
             )
         if command.name not in COMMANDS or name in LOCAL:
             raise InputError(
-                f"{where} is in a bucket, and {command.script} takes a local path here; mount or"
-                " copy it, and give the path"
+                f"{where} is in a bucket, but {command.script} needs a local path here; mount or "
+                "copy it, and give that path"
             )
     if not names:
         return
     where = f"--{names[0]}={values[names[0]]}"
     for name in ("iterations", "dry_run"):
         if values.get(name):
-            raise InputError(f"--{name} does not go with {where}; give local paths")
+            raise InputError(f"--{name} cannot be combined with {where}; give local paths")
     if values.get("strategy") == "multi_worker":
         raise InputError(
-            f"--strategy=multi_worker does not go with {where}: it needs a file system that all"
-            " machines share; mount the bucket, and give the path"
+            f"--strategy=multi_worker cannot be combined with {where}: all machines must share a "
+            "file system. Mount the bucket, and give the path"
         )
     if any(word.startswith("--runner") for word in values.get("beam_options", ())):
         raise InputError(
-            f"--runner does not go with {where}, whose local copies other machines do not see;"
-            " leave it out, or mount the bucket"
+            f"--runner cannot be combined with {where}: other machines do not see its local "
+            "copies. Leave --runner out, or mount the bucket"
         )
 
 
 def _local(text: str) -> str:
-    """Returns a flag's text with local paths in place of its URLs. Raises InputError."""
+    """Returns a flag's text with local paths instead of its URLs. Raises InputError."""
     return ",".join(_local_part(part) for part in text.split(","))
 
 
@@ -125,7 +125,7 @@ def _paths(text: str) -> list[str]:
 
 
 def show_urls() -> None:
-    """Makes standard output and error print URLs in place of local copies' paths."""
+    """Makes standard output and error print URLs instead of local copies' paths."""
     for stream in (sys.stdout, sys.stderr):
         write = stream.write
         if getattr(write, "shows_urls", False):

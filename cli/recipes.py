@@ -14,7 +14,7 @@ from cli import flags
 from cli.commands import load as load_function
 from cli.effect import require_effect
 from cli.errors import InputError, one_line
-from cli.settings import Section, check
+from cli.settings import Section, check_settings
 
 SMOKE = "training.smoke:reduced"
 """Function that cuts a recipe down to a run of a minute."""
@@ -53,12 +53,11 @@ def load(
     absent = [key for key in needs if key not in recipe]
     if absent:
         raise InputError(
-            f"--config={argument} is of another kind than this command reads: it has no"
-            f" {', '.join(absent)}"
+            f"--config={argument} is not a recipe for this command: it has no {', '.join(absent)}"
         )
     if declared:
         declarations = declared(recipe)
-        check(recipe, declarations)
+        check_settings(recipe, declarations)
         require_effect(recipe, declarations, overrides, replaced)
     return (load_function(SMOKE)(recipe) if recipe.get("smoke") else recipe).lock()
 
@@ -71,7 +70,7 @@ def from_flags(
     """Returns the recipe of a command line's `--config…` words. Raises InputError: see `load`."""
     given = flags.read(words, (), takes_recipe=True)
     if given.unknown or given.words:
-        raise InputError(f"{[*given.unknown, *given.words][0]}: no --config flag")
+        raise InputError(f"{[*given.unknown, *given.words][0]} is not a --config flag")
     if given.recipe is None:
         raise InputError(
             "--config is missing; name a recipe, such as --config=configs/noisy_student/digits.py"
@@ -88,7 +87,7 @@ def _make(argument: str) -> ConfigDict:
     name, colon, rest = argument.partition(":")
     path = next((path for path in (Path(name), ROOT / name) if path.is_file()), None)
     if path is None:
-        raise InputError(f"--config: no file {name}; the recipes are in configs/")
+        raise InputError(f"--config: there is no file {name}; the recipes are in configs/")
     try:
         recipe = runpy.run_path(str(path))["get_config"](*([rest] if colon else []))
     except ValueError as error:  # the recipe itself refuses its argument

@@ -32,7 +32,7 @@ class When:
         up, a `/` to the recipe's first level; dots go down.
       values: values of the other setting that give an effect; (): any value that is not False, 0,
         None or empty.
-      test: function that tells whether a value gives an effect, in place of `values`.
+      test: function that tells whether a value gives an effect, instead of `values`.
       words: what the value must be, in words; by default made from `values`.
     """
 
@@ -218,7 +218,7 @@ def make(section: Section, **overrides: Any) -> ConfigDict:
 
     Args:
       section: the declarations; a default of None becomes a placeholder of the setting's type.
-      **overrides: values in place of defaults; ConfigDict refuses another type with TypeError.
+      **overrides: values instead of defaults; ConfigDict refuses another type with TypeError.
     """
     config = ConfigDict()
     for name, declared in section.items():
@@ -231,7 +231,7 @@ def make(section: Section, **overrides: Any) -> ConfigDict:
     return config
 
 
-def check(config: Mapping[str, Any], section: Section, prefix: str = "config") -> None:
+def check_settings(config: Mapping[str, Any], section: Section, prefix: str = "config") -> None:
     """Finds the first impossible value of a recipe, or of a part of it.
 
     Args:
@@ -245,7 +245,7 @@ def check(config: Mapping[str, Any], section: Section, prefix: str = "config") -
     known = section.all
     unknown = [name for name in config if name not in known]
     if unknown and not section.others:
-        raise InputError(f"{prefix}.{unknown[0]}: no such setting; {nearest(unknown[0], known)}")
+        raise InputError(f"{prefix}.{unknown[0]} is not a setting; {nearest(unknown[0], known)}")
     for name, declared in known.items():
         if name not in config:
             continue
@@ -254,7 +254,7 @@ def check(config: Mapping[str, Any], section: Section, prefix: str = "config") -
             if not isinstance(value, (Mapping, ConfigDict)):
                 keys = ", ".join(declared)
                 raise InputError(f"{key} is {value!r}; it must be a section, with {keys}")
-            check(value, declared, key)
+            check_settings(value, declared, key)
         elif not declared.allows(value):
             raise InputError(f"{key} {declared.refusal(value)}")
 
@@ -264,7 +264,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
     names = list(known)
     found = difflib.get_close_matches(name, names, n=1)
     if not found and not names:
-        return "it is a setting, and no section"
+        return "it is a setting, not a section"
     return f"did you mean {found[0]}?" if found else f"known: {', '.join(names)}"
 
 
@@ -284,7 +284,7 @@ def describe(section: Section, key: str) -> str:
         known = found.all if isinstance(found, Section) else {}
         if part not in known:
             name = ".".join(parts[: i + 1])
-            raise InputError(f"--help {key}: no setting {name!r}; {nearest(part, known)}")
+            raise InputError(f"--help {key}: there is no setting {name!r}; {nearest(part, known)}")
         found = known[part]
     if isinstance(found, Setting):
         return "\n".join(_lines(".".join(parts), found))

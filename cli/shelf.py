@@ -1,4 +1,4 @@
-"""Room for the shards in the cache folder: those that were read longest ago go first.
+"""Room for the shards in the cache folder: the shards that were read longest ago go first.
 
 `BUCKET_CACHE_GIB` in the environment is the limit. Shards that a reader has just asked for stay,
 even beyond the limit. Every shard here is in its bucket, too, so none is lost.

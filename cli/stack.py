@@ -3,7 +3,7 @@
 | stack | TensorFlow | Keras |
 |---|---|---|
 | classic | 2.15 | Keras 2.15 |
-| current | 2.21 | tf-keras 2.21, which is Keras 2 as a package of its own |
+| current | 2.21 | tf-keras 2.21, which is Keras 2 as its own package |
 
 TensorFlow 2.16 and later take Keras 3, unless an environment variable asks for tf-keras before
 Keras is first used. `import cli`, with which every room begins, calls `choose`.
@@ -49,7 +49,7 @@ def choose() -> None:
         return
     if legacy and (not find_spec("tf_keras") or _keras(tensorflow).__name__ != "tf_keras"):
         raise InputError(
-            "TensorFlow uses Keras 3 in this process, and this project needs Keras 2: install "
+            "TensorFlow uses Keras 3 in this process, but this project needs Keras 2. Install "
             "tf-keras, and import the project before you use tensorflow.keras, or set "
             f"{_LEGACY_KERAS}=1"
         )
@@ -93,8 +93,8 @@ class _TensorFlowFinder(importlib.abc.MetaPathFinder):
         def quietly(module: ModuleType) -> None:
             if _LEGACY_KERAS in os.environ and not find_spec("tf_keras"):
                 raise InputError(
-                    "TensorFlow has only Keras 3, and this project needs Keras 2: install tf-keras"
-                    " of TensorFlow's version"
+                    "TensorFlow has only Keras 3, but this project needs Keras 2. Install "
+                    "tf-keras of TensorFlow's version"
                 )
             with silent():
                 execute(module)
@@ -112,7 +112,7 @@ def _package_keras_is_keras_2() -> bool:
 
 
 def _keras(tensorflow: ModuleType) -> ModuleType:
-    """Returns the package behind `tf.keras`, which in tf-keras states no version of its own."""
+    """Returns the package behind `tf.keras`, which states no version in tf-keras."""
     return sys.modules[tensorflow.keras.Model.__module__.partition(".")[0]]
 
 

@@ -1,4 +1,4 @@
-"""The commands with a script of their own: stages, quick start, benchmarks."""
+"""The commands with their own script: stages, quick start, benchmarks."""
 
 from __future__ import annotations
 
@@ -35,19 +35,23 @@ SERVING_DIR = directory(
 MODEL = directory("model", "Finished training directory, or its model/.", finished=True)
 TEACHER = directory("teacher", f"Teacher: finished directory of {MODEL_STAGES}.", finished=True)
 DRY_RUN = Flag(
-    "dry_run", "Print what would be done, its size, and what is missing; do nothing.", bool, False
+    "dry_run",
+    "Print what would be done, its size, and what is missing. Do nothing else.",
+    bool,
+    False,
 )
 SUITE = "What to measure, separated by commas"
 
 IMAGES = (
     Flag(
         "labeled",
-        "Labeled images, [FORMAT:]LOCATION (docs/data.md); a folder has DIR/<class>/*.jpg.",
+        "Labeled images, [FORMAT:]LOCATION (docs/data.md). A folder must have the form "
+        "DIR/<class>/*.jpg.",
         default=None,
     ),
     Flag(
         "unlabeled",
-        "Unlabeled images, [FORMAT:]LOCATION; a folder, nested as you like.",
+        "Unlabeled images, [FORMAT:]LOCATION. A folder may be nested in any way.",
         default=None,
     ),
     Flag(
@@ -79,21 +83,20 @@ PSEUDO_LABELED = directory(
 )
 SELECTION = directory(
     "selection",
-    "Balanced set whose images take the place of all unlabeled ones: finished directory of"
-    " run_balance.sh.",
+    "Balanced set to use instead of all unlabeled images: finished directory of run_balance.sh.",
     default=None,
     finished=True,
 )
 ANSWERS = (
     Flag(
         "format",
-        "How to show the answers; jsonl (or json) is an object a line, parquet needs --output.",
+        "Format of the answers. jsonl (or json) writes one object a line; parquet needs --output.",
         default="text",
         choices=("text", "table", "jsonl", "json", "csv", "parquet"),
     ),
     Flag(
         "output",
-        "File to write in place of printing; the same command continues in it.",
+        "File to write instead of printing. The same command continues it.",
         default=None,
         value="FILE",
     ),
@@ -108,7 +111,7 @@ DEVICES = (
     Flag(
         "cpu_devices", "Logical CPU devices, to try several devices without a GPU.", int, 1, least=1
     ),
-    Flag("tpu", "Name or address of the TPU; without it the local one.", default="", address=True),
+    Flag("tpu", "Name or address of the TPU. Default: the local one.", default="", address=True),
 )
 TRAINING = (
     WORKDIR,
@@ -125,23 +128,25 @@ TRAINING = (
     Flag("iteration", "Which student this is, from 1. It sets weights, order and noise.", int, 0),
     Flag("strategy", "Devices to train on.", default="auto", choices=STRATEGIES),
     Flag("cpu_devices", "Logical CPU devices, to try --strategy=mirrored.", int, 1, least=1),
-    Flag("tpu", "Name or address of the TPU; without it the local one.", default="", address=True),
+    Flag("tpu", "Name or address of the TPU. Default: the local one.", default="", address=True),
     Flag("profile_steps", "Steps to profile, for TensorBoard.", default=None, value="FIRST,LAST"),
     DRY_RUN,
 )
 
 
 PLAN = (
-    Flag("devices", "With --dry_run: number of devices to plan for, one replica each.", int, 0),
+    Flag(
+        "devices", "With --dry_run: number of devices to plan for; each holds one replica.", int, 0
+    ),
     Flag(
         "memory",
-        "With --dry_run: memory of such a device. Default: that of --device.",
+        "With --dry_run: memory of one device. Default: that of --device.",
         default=None,
         value="80GiB",
     ),
     Flag(
         "device",
-        "With --dry_run: what they are, for hours.",
+        "With --dry_run: type of the devices, to estimate the hours.",
         default=None,
         value="A100|H100|v3|v5e",
     ),
@@ -341,20 +346,20 @@ STAGES = (
             ),
             Flag(
                 "tpu",
-                "Name or address of the TPU; without it the local one.",
+                "Name or address of the TPU. Default: the local one.",
                 default="",
                 address=True,
             ),
             Flag(
                 "iterations",
-                "So many more iterations than the finished run in WORKDIR had.",
+                "+N: number of iterations to add to the finished run in WORKDIR.",
                 default=None,
                 value="+N",
             ),
             Flag(
                 "dry_run",
-                "Print what would be done, its time, memory and disk, and what is missing; do"
-                " nothing.",
+                "Print what would be done, its time, memory and disk, and what is missing. Do "
+                "nothing else.",
                 bool,
                 False,
             ),
@@ -382,8 +387,8 @@ STAGES = (
             WORKDIR,
             directory(
                 "model",
-                "Finished training directories or SavedModels, separated by commas; the last one is"
-                " the one of interest.",
+                "Finished training directories or SavedModels, separated by commas. The report "
+                "describes the last one in detail.",
                 finished=True,
             ),
             dataclasses.replace(DATA, default=None),
@@ -397,20 +402,23 @@ STAGES = (
             directory("data_a", "ImageNet-A, unpacked.", default=None),
             directory(
                 "data_c",
-                "ImageNet-C, unpacked, any of its tars. Without it a -C of --data is built.",
+                "Unpacked ImageNet-C, with any of its tars. Default: a -C set is built from "
+                "--data.",
                 default=None,
             ),
             directory(
-                "data_p", "ImageNet-P, unpacked. Without it a -P of --data is built.", default=None
+                "data_p",
+                "Unpacked ImageNet-P. Default: a -P set is built from --data.",
+                default=None,
             ),
             directory(
                 "cache",
-                "Where built sets are kept for later runs. Default: WORKDIR/cache.",
+                "Folder that keeps the built sets for later runs. Default: WORKDIR/cache.",
                 default=None,
             ),
             Flag(
                 "init",
-                "Weights that the models started from; adds a linear probe on their features.",
+                "Weights that the models started from. Adds a linear probe on their features.",
                 default=None,
             ),
             *DEVICES,
@@ -441,10 +449,10 @@ STAGES = (
                 "Directory of all exported models (SERVING_DIR); NAME/VERSION is written in it.",
             ),
             MODEL,
-            Flag("name", "Name of the model, by which clients ask for it.", default="classifier"),
+            Flag("name", "Name by which clients ask for the model.", default="classifier"),
             directory(
                 "evaluation",
-                "Finished directory of run_evaluate.sh, for the card.",
+                "Finished directory of run_evaluate.sh, for the model card.",
                 default=None,
                 finished=True,
             ),
@@ -456,19 +464,26 @@ STAGES = (
             ),
             Flag(
                 "optimize",
-                "Fold BatchNorm into the convolutions and compute what is constant.",
+                "Fold BatchNorm into the convolutions and precompute constants.",
                 bool,
                 False,
             ),
             Flag(
                 "onnx",
-                "Write an ONNX file, too, and compare its answers with the model's.",
+                "Also write an ONNX file, and compare its answers with the model's.",
                 bool,
                 False,
             ),
+            directory(
+                "neighbors",
+                "Prepared data. Thumbnails and names of up to 2,000 of its labeled images go into"
+                " the export, for the page of run_serve.sh --local. Default: none.",
+                default=None,
+                finished=True,
+            ),
             Flag(
                 "license",
-                "The line about the license in the card.",
+                "Line about the license in the model card.",
                 default=None,
                 address=True,
             ),
@@ -520,9 +535,14 @@ STAGES = (
                 default="docker.io/tensorflow/serving:2.15.1",
                 address=True,
             ),
-            Flag("local", "Start the server for development in place of TF Serving.", bool, False),
-            Flag("nobatching", "Each request is computed by itself.", bool, False),
-            Flag("cors", "Web pages of any origin may ask over REST.", bool, False),
+            Flag("local", "Start the development server instead of TF Serving.", bool, False),
+            Flag(
+                "nobatching",
+                "Compute each request by itself, not in a batch with others.",
+                bool,
+                False,
+            ),
+            Flag("cors", "Allow web pages of any origin to send REST requests.", bool, False),
             Flag(
                 "log_requests",
                 "With --local: folder for requests and answers (PredictionLog).",
@@ -555,11 +575,11 @@ STAGES = (
         (
             directory(
                 "workdir",
-                "Where everything goes. Default: runs/quickstart in the checkout.",
+                "Directory for all results. Default: runs/quickstart in the checkout.",
                 default=None,
             ),
             Flag(
-                "seeds", "Number of seeds; each has its own directory in WORKDIR.", int, 1, least=1
+                "seeds", "Number of seeds. Each has its own directory in WORKDIR.", int, 1, least=1
             ),
         ),
         ("", "--seeds=5 --workdir=runs/five_seeds"),
@@ -568,8 +588,8 @@ STAGES = (
         "benchmarks",
         "benchmarks.run:main",
         "Measure the project against its peers.",
-        "Prints one JSON object a line. PEERS=DIR in the environment holds peers that are no"
-        " dependencies.",
+        "Prints one JSON object a line. PEERS=DIR in the environment names a folder with peer "
+        "libraries, which the project does not depend on.",
         (
             Flag(
                 "records",
@@ -589,7 +609,8 @@ STAGES = (
             Flag("photos", "look_alikes: a folder or a tar archive of photographs.", default=None),
             Flag(
                 "rounds",
-                "formats, meta_pseudo_labels, processor, train_step: times that all is measured.",
+                "formats, meta_pseudo_labels, processor, train_step: number of times to measure "
+                "each case.",
                 int,
                 None,
                 least=1,
@@ -611,7 +632,8 @@ STAGES = (
             ),
             Flag(
                 "clients",
-                "rollover, serving: connections at the same time; default: 16, serving also 64.",
+                "rollover, serving: number of simultaneous connections. Default: 16; serving also "
+                "measures 64.",
                 int,
                 None,
                 least=1,
@@ -626,13 +648,13 @@ STAGES = (
             Flag("sweep", "serving: try other batching parameters.", bool, None),
             Flag(
                 "networks",
-                "step_memory: some of b0, b4, l2; xla_steps: of b0, resnet50, wrn_28_2; separated"
-                " by commas.",
+                "step_memory: any of b0, b4, l2; xla_steps: any of b0, resnet50, wrn_28_2; "
+                "separated by commas.",
                 default=None,
             ),
             Flag(
                 "methods",
-                "xla_steps: some of supervised, noisy_student, uda, fixmatch, meta_pseudo_labels.",
+                "xla_steps: any of supervised, noisy_student, uda, fixmatch, meta_pseudo_labels.",
                 default=None,
             ),
             Flag(
@@ -644,10 +666,16 @@ STAGES = (
             ),
             Flag(
                 "cases",
-                "train_step: some of start, steps, loops, swish, separated by commas.",
+                "train_step: any of start, steps, loops, swish, separated by commas.",
                 default=None,
             ),
-            Flag("parts", "step_memory: parts of such a batch. Default: 4.", int, None, least=1),
+            Flag(
+                "parts",
+                "step_memory: number of parts of such a batch. Default: 4.",
+                int,
+                None,
+                least=1,
+            ),
         ),
         ("balance --records=100000", "train_step serving"),
         words="NAME…",

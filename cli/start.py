@@ -16,7 +16,7 @@ _THIS = os.path.abspath(__file__)
 
 
 def python_m(module: str, *arguments: str) -> list[str]:
-    """Returns the command that runs `module` in a process of its own, from any directory."""
+    """Returns the command that runs `module` in its own process, from any directory."""
     return [sys.executable, "-X", "utf8", "-u", _THIS, "-m", module, *arguments]
 
 
@@ -34,7 +34,7 @@ def _main() -> None:
         except OSError:
             os.open(os.devnull, os.O_RDWR)
     if not getattr(sys.flags, "safe_path", False):
-        del sys.path[0]  # the directory of this file, whose modules are `cli.NAME`
+        del sys.path[0]  # the directory of this file; its modules are imported as `cli.NAME`
     sys.path.insert(0, os.path.dirname(os.path.dirname(_THIS)))
     import runpy  # after that, so that this directory shadows nothing
 

@@ -56,7 +56,7 @@ class Object(NamedTuple):
 
 
 class _Refused(Exception):
-    """Answer to a conditional put whose condition does not hold."""
+    """Answer to a conditional put if the condition does not hold."""
 
 
 @functools.cache
@@ -275,13 +275,13 @@ def delete(bucket: str, key: str) -> None:
 
 @contextlib.contextmanager
 def claimed(bucket: str, folder: str, force: bool) -> Iterator[None]:
-    """Claims a folder for this process and those that it starts, by one conditional put.
+    """Claims a folder for this process and its child processes, by one conditional put.
 
     A claim that a process of this machine has left, and that is gone, is taken over. So is any
     other with `force`.
 
     Raises:
-      InputError: somebody else has it.
+      InputError: another process has it.
     """
     key, token = f"{folder}/{CLAIM}", uuid.uuid4().hex
     now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
@@ -345,21 +345,21 @@ _seeing = threading.Lock()
 
 
 def require_claim() -> None:
-    """Raises InputError where somebody else has taken over the work directory of this run."""
-    own = os.environ.get(TOKEN)
-    if not own:
+    """Raises InputError where another command has taken over the work directory of this run."""
+    own_token = os.environ.get(TOKEN)
+    if not own_token:
         return
     with _seeing:
-        if time.monotonic() - _seen.get(own, -_CHECK_EVERY) < _CHECK_EVERY:
+        if time.monotonic() - _seen.get(own_token, -_CHECK_EVERY) < _CHECK_EVERY:
             return
-        bucket, key, token = json.loads(own)
+        bucket, key, token = json.loads(own_token)
         holder = _read(bucket, key)[0]
         if holder.get("token") != token:
             raise InputError(
                 f"{_url(bucket, os.path.dirname(key))} has been taken over by"
                 f" {holder.get('host', 'somebody')}; this run ends"
             )
-        _seen[own] = time.monotonic()
+        _seen[own_token] = time.monotonic()
 
 
 def _me() -> dict[str, Any]:

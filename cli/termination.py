@@ -15,7 +15,7 @@ EXIT_CODE = 128 + signal.SIGTERM
 
 @contextlib.contextmanager
 def on_sigterm(act: Callable[[], None]) -> Iterator[None]:
-    """Makes SIGTERM call `act` within the block, in place of ending the process.
+    """Makes SIGTERM call `act` within the block, instead of ending the process.
 
     Signals reach the main thread only. In other threads nothing changes.
     """

@@ -37,14 +37,14 @@ EXPERIMENTS = (
             ),
             Flag(
                 "jobs",
-                "Seeds to run at the same time; they share the processor's cores.",
+                "Number of seeds to run at the same time. They share the processor's cores.",
                 int,
                 1,
                 least=1,
             ),
             Flag(
                 "dry_run",
-                "Print how many trainings, steps and images the study takes; do nothing.",
+                "Print how many trainings, steps and images the study takes. Do nothing else.",
                 bool,
                 False,
             ),
@@ -77,6 +77,24 @@ EXPERIMENTS = (
         needs=("run", "methods"),
     ),
     Command(
+        "biased_teacher",
+        "experiments.biased_teacher:main",
+        "Test whether the feedback mends a biased teacher, where the best answer is known.",
+        "Leaves results.json, results.md, figure.png and, last, summary.json.",
+        (WORKDIR,),
+        (
+            "--config=configs/experiments/biased_teacher.py --workdir=runs/biased_teacher",
+            (
+                "--config=configs/experiments/biased_teacher.py --workdir=runs/unbiased_teacher"
+                " --config.bias=False"
+            ),
+        ),
+        group="experiment",
+        settings="",
+        recipes=("experiments/biased_teacher.py",),
+        needs=("memories", "claims"),
+    ),
+    Command(
         "feedback_study",
         "experiments.feedback_study:main",
         "Measure signal and noise of each estimator of the feedback.",
@@ -97,8 +115,8 @@ EXPERIMENTS = (
     Command(
         "study_table",
         "experiments.study_table:main",
-        "Print the readings of a study as tables, also of one that is not finished.",
-        "Prints Markdown; what has no reading yet is `not run yet`.",
+        "Print the readings of a study as tables. The study may be unfinished.",
+        "Prints Markdown. A missing reading is shown as `not run yet`.",
         (Flag("readings", "File readings.jsonl of the study's directory, or a copy of it."),),
         (
             (
@@ -116,8 +134,8 @@ EXPERIMENTS = (
         "audit",
         "experiments.audit:main",
         "Compare every command of the papers' map with the papers' numbers.",
-        "Plans the commands of docs/paper_map.md and trains nothing; exit code 1 where a number,"
-        " recipe or file is another one.",
+        "Plans the commands of docs/paper_map.md and trains nothing. Exits with code 1 where a "
+        "number, recipe or file differs.",
         (),
         ("",),
         group="experiment",
@@ -147,9 +165,9 @@ TOOLS = (
         "reproduce",
         "evaluation.reproduce:main",
         "Measure released checkpoints, and compare with the published numbers.",
-        "Without --name prints the checkpoints. Else leaves the model, evaluation/ and"
-        " comparison.json; exit code 1 where a published number is outside of the measured one's"
-        " interval.",
+        "Without --name prints the checkpoints. Otherwise leaves the model, evaluation/ and "
+        "comparison.json. Exits with code 1 where a published number is outside the measured "
+        "interval.",
         (
             Flag("name", "Checkpoint, NAME:NETWORK.", default=None),
             directory("imagenet", "ImageNet's TFRecords or official tar files.", default=None),
@@ -160,7 +178,7 @@ TOOLS = (
             ),
             Flag("data_real", "ReaL's real.json.", default=None, value="FILE"),
             directory("data_a", "ImageNet-A, unpacked.", default=None),
-            directory("data_c", "ImageNet-C, unpacked, any of its tars.", default=None),
+            directory("data_c", "Unpacked ImageNet-C, with any of its tars.", default=None),
             directory("data_p", "ImageNet-P, unpacked.", default=None),
         ),
         ("", "--name=noisy_student:b7 --imagenet=imagenet --workdir=runs/b7"),
@@ -172,7 +190,7 @@ TOOLS = (
     Command(
         "compare",
         "evaluation.compare:main",
-        "Put several seeds of one experiment together, clean and robust.",
+        "Compare several seeds of one experiment, on clean and corrupted images.",
         "Evaluates each run; leaves report.html over seeds and, last, summary.json.",
         (
             WORKDIR,
@@ -184,7 +202,7 @@ TOOLS = (
             ),
             Flag(
                 "models",
-                "Models to compare, separated by commas, the baseline first. Default: all.",
+                "Models to compare, separated by commas, with the baseline first. Default: all.",
                 default=None,
             ),
             Flag("suite", f"{SUITE}: clean, c, p, adversarial.", default="clean,c,p,adversarial"),
@@ -218,33 +236,33 @@ TOOLS = (
             directory("output", "Directory to write."),
             Flag(
                 "weights",
-                "Of a TensorFlow 1 checkpoint: moving averages, or raw.",
+                "Which weights of a TensorFlow 1 checkpoint to read: moving averages, or raw.",
                 default="ema",
                 choices=("ema", "raw"),
             ),
             Flag(
                 "labels",
-                "Names of the classes in order: a text file, one a line, or prepared data. Default:"
-                " their numbers.",
+                "Names of the classes in order: a text file with one name a line, or prepared "
+                "data. Default: numbers.",
                 default=None,
                 value="FILE|DIR",
             ),
             Flag(
                 "head",
-                "fresh: a new classifier for --labels, to be trained.",
+                "fresh: attach a new, untrained classifier for --labels.",
                 default="keep",
                 choices=("keep", "fresh"),
             ),
             Flag(
                 "preprocessing",
-                "Normalization: as the file says, else ImageNet's; advprop is x / 127.5 - 1, lite"
-                " is (x - 127) / 128.",
+                "Normalization. Default: what the file says, else ImageNet's; advprop is x / "
+                "127.5 - 1, lite is (x - 127) / 128.",
                 default="auto",
                 choices=("auto", "imagenet", "advprop", "lite"),
             ),
             Flag(
                 "image_size",
-                "Side of the network's images, in pixels. Default: the variant's.",
+                "Side of the network's images, in pixels. Default: the variant's own.",
                 int,
                 None,
                 least=1,
@@ -278,14 +296,14 @@ TOOLS = (
     Command(
         "fixres",
         "training.fixres:main",
-        "Feed a trained model larger images, without training it.",
+        "Change a trained model's input to larger images, without training it.",
         "Leaves model/ and, last, summary.json.",
         (
             MODEL,
             directory("output", "Directory to write."),
             Flag(
                 "image_size",
-                "Side of the images that the network is to read, in pixels.",
+                "Side of the network's new input images, in pixels.",
                 int,
                 least=1,
             ),
@@ -306,7 +324,7 @@ TOOLS = (
             MODEL,
             DATA,
             Flag("split", "Labeled split to measure on.", default="test"),
-            Flag("calibration", "Labeled images that set the scales of int8.", int, 200, least=1),
+            Flag("calibration", "Number of labeled images that calibrate int8.", int, 200, least=1),
         ),
         (
             "--workdir=runs/tflite --model=runs/digits/student_2 --data=runs/digits/data",
@@ -330,7 +348,9 @@ TOOLS = (
             Flag("split", "Labeled split that the models were not trained on.", default="test"),
             Flag("name", "The model.", default="classifier"),
             Flag("version", "Version to promote. Default: the newest.", int, None, least=1),
-            Flag("drop", "Percentage points that the accuracy may fall.", float, 1.0),
+            Flag(
+                "drop", "Largest accepted fall of the accuracy, in percentage points.", float, 1.0
+            ),
             Flag(
                 "agreement",
                 "Percentage of images to which both versions must give the same class.",
@@ -338,7 +358,10 @@ TOOLS = (
                 70.0,
             ),
             Flag(
-                "slower", "How many times the stable version's time a request may take.", float, 1.5
+                "slower",
+                "Largest accepted time of a request, as a multiple of the stable version's time.",
+                float,
+                1.5,
             ),
         ),
         (
@@ -350,7 +373,7 @@ TOOLS = (
     Command(
         "rollback",
         "serving.promotion:rollback",
-        "Make the version stable that was so before the last promotion.",
+        "Return to the version that was stable before the last promotion.",
         "Replaces models.config.",
         (
             SERVING_DIR,
@@ -386,16 +409,17 @@ TOOLS = (
             ),
             Flag(
                 "version",
-                "Its version. Without it and --label, the newest that is served under the name.",
+                "Version of the model. Default without --label: the newest one served under the "
+                "name.",
                 int,
                 None,
                 least=1,
             ),
-            Flag("label", "A version label of models.config, in place of a version.", default=None),
+            Flag("label", "A version label of models.config, instead of a version.", default=None),
             *ANSWERS,
-            Flag("batch_size", "Images in one request.", int, 32, least=1),
-            Flag("timeout", "Seconds for each attempt.", float, 10.0),
-            Flag("retries", "Attempts after the first.", int, 3),
+            Flag("batch_size", "Number of images in one request.", int, 32, least=1),
+            Flag("timeout", "Limit of each attempt, in seconds.", float, 10.0),
+            Flag("retries", "Number of attempts after the first.", int, 3),
         ),
         (
             "photos/dog.jpg",
@@ -411,7 +435,7 @@ TOOLS = (
         "logged_images",
         "serving.request_log:images_main",
         "Collect the images of logged requests, as unlabeled images for the next run.",
-        "Each image goes into OUTPUT once. The same command again adds what is new.",
+        "Puts each image into OUTPUT once. The same command adds what is new.",
         (
             Flag("logs", "The folder of run_serve.sh --local --log_requests.", value="DIR"),
             Flag("output", "Folder for the images.", value="DIR"),
@@ -436,8 +460,8 @@ TOOLS = (
                 value="DIR",
             ),
             Flag("model", "Directory of exported models, or one version.", value="DIR"),
-            Flag("output", "Directory to write; the same command adds what is new.", value="DIR"),
-            Flag("ask", "Images to label next, at most, of each kind.", int, 20, least=1),
+            Flag("output", "Directory to write. The same command adds what is new.", value="DIR"),
+            Flag("ask", "Largest number of images of each kind to label next.", int, 20, least=1),
         ),
         (
             "--requests=requests --reference=photos/labeled --model=serving_dir --output=served",
@@ -451,22 +475,22 @@ TOOLS = (
     Command(
         "labels",
         "workflow.labels:main",
-        "List what teacher and student say of each image of a run, for a person to correct.",
+        "List the teacher's and the student's answer to each image, for a person to correct.",
         "Leaves WORKDIR/labels_N.csv, the images to look at first; --labels of run_noisy_student.sh"
         " takes it back.",
         (
             directory("workdir", "Work directory of run_noisy_student.sh."),
             Flag(
                 "iteration",
-                "Which iteration, from 1. Default: the last finished one.",
+                "Number of the iteration, from 1. Default: the last finished one.",
                 int,
                 None,
                 least=1,
             ),
-            Flag("ask", "Images to look at, at most, of each kind.", int, 20),
+            Flag("ask", "Largest number of images of each kind to look at.", int, 20),
             Flag(
                 "tasks",
-                "Label Studio's tasks to write, with the images to look at.",
+                "File to write: tasks for Label Studio with the images to look at.",
                 default=None,
                 value="FILE.json",
             ),
@@ -479,7 +503,7 @@ TOOLS = (
         "workflow.fidelity:main",
         "Compare stored and sped-up predictions with the teacher's own.",
         "Prints a table of divergences and record sizes.",
-        (DATA, TEACHER, Flag("images", "Images to use, at most.", int, 10_000, least=1)),
+        (DATA, TEACHER, Flag("images", "Largest number of images to use.", int, 10_000, least=1)),
         (
             "--data=runs/digits/data --teacher=runs/digits/teacher",
             "--data=runs/digits/data --teacher=runs/digits/teacher --images=500",
@@ -521,7 +545,7 @@ TOOLS = (
         (
             directory("workdir", "Directory for the results."),
             Flag("only", "Checks, separated by commas. Default: all.", default=None),
-            Flag("run", "One check, in this process.", default=None),
+            Flag("run", "Run this one check, in this process.", default=None),
         ),
         ("--workdir=runs/check_models", "--workdir=runs/check_models --only=timm:b0,keras:b7"),
         group="tool",
@@ -535,10 +559,12 @@ TOOLS = (
             directory("workdir", "Directory for the results."),
             Flag("models", "Networks, separated by commas. Default: all.", default=None),
             Flag("passes", "Measurements, separated by commas.", default="graph,forward,train"),
-            Flag("memory", "GiB of a measurement's process at which it is stopped.", float, 12.0),
-            Flag("seconds", "Seconds at which it is stopped.", float, 300.0),
+            Flag("memory", "Memory limit of a measurement's process, in GiB.", float, 12.0),
+            Flag("seconds", "Time limit of a measurement, in seconds.", float, 300.0),
             Flag(
-                "run", "One measurement, NAME:graph|forward|train, in this process.", default=None
+                "run",
+                "Run one measurement, NAME:graph|forward|train, in this process.",
+                default=None,
             ),
         ),
         ("--workdir=runs/model_card", "--workdir=runs/model_card --models=b0,b7 --passes=graph"),
@@ -547,14 +573,20 @@ TOOLS = (
     Command(
         "kill_at_random",
         "scripts.kill_at_random:main",
-        "Kill a training at random moments; compare with an undisturbed one.",
-        "Leaves whole/ and killed/; exit code 1 where weights or losses differ in a bit.",
+        "Kill a training at random moments, and compare it with an undisturbed one.",
+        "Leaves whole/ and killed/. Exits with code 1 where weights or losses differ in a bit.",
         (
             directory("workdir", "Directory for the trainings."),
-            Flag("kills", "Times to send SIGKILL.", int, 20),
-            Flag("seed", "Seed of the moments.", int, 0),
-            Flag("workers", "Processes of each training; one of them is killed.", int, 1, least=1),
-            Flag("steps", "Steps of the training.", int, 800, least=1),
+            Flag("kills", "Number of times to send SIGKILL.", int, 20),
+            Flag("seed", "Seed of the moments at which to kill.", int, 0),
+            Flag(
+                "workers",
+                "Number of processes of each training. One of them is killed.",
+                int,
+                1,
+                least=1,
+            ),
+            Flag("steps", "Number of steps of the training.", int, 800, least=1),
         ),
         ("--workdir=runs/kills", "--workdir=runs/kills --kills=2 --workers=2"),
         group="tool",
@@ -563,11 +595,11 @@ TOOLS = (
         "compare_with_peers",
         "scripts.compare_with_peers:main",
         "Compare attacks and corruptions with established libraries.",
-        "Prints how far the images are apart. The libraries are no dependencies: PEERS=DIR in the"
-        " environment.",
+        "Prints how far the images are apart. PEERS=DIR in the environment names a folder with "
+        "the libraries, which the project does not depend on.",
         (
             directory("run", "Finished directory of run_noisy_student.sh."),
-            Flag("images", "Test images to attack.", int, 100, least=1),
+            Flag("images", "Number of test images to attack.", int, 100, least=1),
         ),
         ("--run=runs/digits", "--run=runs/digits --images=20"),
         group="tool",
@@ -575,15 +607,15 @@ TOOLS = (
     Command(
         "compare_stacks",
         "scripts.compare_stacks:main",
-        "Compare a step, the data and an export with another TensorFlow's.",
-        "Prints how far the two are apart; exit code 1 where a difference is above its limit.",
+        "Compare a step, the data and an export with those of another TensorFlow.",
+        "Prints the differences. Exits with code 1 where a difference is above its limit.",
         (
             Flag(
                 "other",
                 "Python of an environment with the other stack, such as VENV/bin/python.",
                 value="PYTHON",
             ),
-            directory("workdir", "Directory for what both sides computed."),
+            directory("workdir", "Directory for what both sides compute."),
         ),
         (
             "--other=.venv-classic/bin/python --workdir=runs/stacks",

@@ -51,7 +51,7 @@ def start(
       config: the resolved config of the stage, JSON-serializable.
       inputs: finished directories that the stage reads, by name. Their fingerprints become part of
         the config, so that a new teacher in the same place is noticed.
-      of_parts: whether the run is made of stages with directories of their own. Each stage compares
+      of_parts: whether the run is made of stages, each with its own directory. Each stage compares
         its part of the config. So an unfinished run may go on with a corrected config.
       shared: whether other processes of the same run work in it, too. Otherwise this process holds
         it until `finish`, or until the process ends.
@@ -62,7 +62,7 @@ def start(
       with it.
 
     Raises:
-      InputError: `workdir` cannot be written, or holds something of another config or a damaged
+      InputError: `workdir` cannot be written, or holds another config's files or a damaged
         file; another process is at work in it; or an input is not a finished directory.
     """
     workdir = Path(workdir)
@@ -73,9 +73,7 @@ def start(
     if workdir.exists() and not workdir.is_dir():
         raise InputError(f"--workdir: {workdir} is a file; name a directory")
     if re.search(r"(^|/)(gs|s3|hdfs|https?):/", str(workdir)):
-        raise InputError(
-            f"--workdir: {workdir} is an address; mount what it names, and give the path"
-        )
+        raise InputError(f"--workdir: {workdir} is an address; mount it, and give the local path")
     try:
         str(workdir).encode()
     except UnicodeEncodeError as error:
@@ -232,11 +230,11 @@ def is_work_directory(directory: str | Path) -> bool:
 def fingerprint(directory: str | Path) -> str:
     """Returns a short digest of a finished directory: of its summary and of its model, if any.
 
-    A model of an earlier version, whose `model.json` states no digest of the weights, does not
-    count: work begun with it goes on.
+    A model of an earlier version does not count: its `model.json` states no digest of the
+    weights: work begun with it goes on.
 
     Raises:
-      InputError: it is not finished, or its weights are not those that its `model.json` describes.
+      InputError: it is not finished, or its weights differ from what its `model.json` describes.
     """
     path = Path(directory) / "summary.json"
     if not path.exists():
@@ -263,8 +261,8 @@ def verify_weights(directory: Path) -> bool:
     description, path = read_json(directory / MODEL), directory / WEIGHTS
     if not path.is_file():
         raise InputError(
-            f"{path} is missing, or no regular file; copy the whole directory again, or make it"
-            " again"
+            f"{path} is missing or is not a regular file; copy the whole directory again, or make "
+            "it again"
         )
     stated = description.get(WEIGHTS_DIGEST) if isinstance(description, dict) else None
     if stated is None:

@@ -95,7 +95,7 @@ class ArchiveImages:
         """Returns ARCHIVE/NAME, without the archive's folder."""
         return f"{os.path.basename(self._paths[self._file[index]])}/{self._names[index]}"
 
-    def where(self, index: int) -> str:
+    def describe(self, index: int) -> str:
         """Returns archive and name."""
         return f"{printable(self._paths[self._file[index]])}: {printable(self._names[index])}"
 
@@ -112,7 +112,9 @@ class ArchiveImages:
             )
         except OSError as error:
             return f"it cannot be read: {error.strerror}"
-        return encoded if len(encoded) == self._size[index] else "the archive ends before it does"
+        return (
+            encoded if len(encoded) == self._size[index] else "the archive ends in the middle of it"
+        )
 
 
 def members(path: str, ignored: Counter[str], offset: int = 0) -> Iterator[Member]:
@@ -122,7 +124,7 @@ def members(path: str, ignored: Counter[str], offset: int = 0) -> Iterator[Membe
     themselves.
 
     Raises:
-      tarfile.TarError: the file is no archive, or a damaged one.
+      tarfile.TarError: the file is not an archive, or is damaged.
       OSError: the file cannot be read.
     """
     with open(path, "rb") as f:
@@ -143,7 +145,7 @@ def members(path: str, ignored: Counter[str], offset: int = 0) -> Iterator[Membe
             f.seek(archive.offset)
             # tarfile takes a damaged header for the end of the archive, too.
             if f.read(tarfile.BLOCKSIZE) != tarfile.NUL * tarfile.BLOCKSIZE:
-                raise tarfile.ReadError("it does not end as an archive ends")
+                raise tarfile.ReadError("it does not end like a tar archive")
 
 
 def _ignored(name: str) -> str:
@@ -220,7 +222,7 @@ def open_archives(request: Request) -> ArchiveImages:
             what = (
                 "cannot be read"
                 if isinstance(error, OSError)
-                else "is no tar archive or a damaged one"
+                else "is damaged or is not a tar archive"
             )
             if request.on_error == "fail":
                 mend = (
@@ -278,18 +280,18 @@ def _label(images: ArchiveImages, classes: dict[str, str], request: Request) -> 
         for i, text in enumerate(stored):
             if not text.isdigit() or not 0 <= int(text) - request.label_offset < 2**31:
                 raise request.error(
-                    f"{images.where(i)} has class {text or '(no .cls)'}; a number from"
-                    f" {request.label_offset} is needed"
+                    f"{images.describe(i)} has class {text or '(no .cls)'}; a number of at least "
+                    f"{request.label_offset} is needed"
                 )
         images.labels = np.array([int(text) - request.label_offset for text in stored], np.int32)
-        check_numbers(images.labels, images.where, request)
+        check_numbers(images.labels, images.describe, request)
         images.label_names = tuple(str(label) for label in range(int(images.labels.max()) + 1))
         return
     folders = [os.path.basename(os.path.dirname(images.name(i))) for i in range(len(images))]
     if not all(folders):
         raise request.error(
-            f"{images.where(folders.index(''))} has no class: there is no .cls file, and it is in"
-            " no folder"
+            f"{images.describe(folders.index(''))} has no class: it has no .cls file, and it is "
+            "not in a folder"
         )
     for name in sorted(set(folders)):
         if printable(name) != name:
@@ -298,7 +300,7 @@ def _label(images: ArchiveImages, classes: dict[str, str], request: Request) -> 
                 " make the archive again"
             )
     images.label_names = tuple(sorted(set(folders)))
-    split_names.check(request, images.label_names, {})
+    split_names.check_folder_names(request, images.label_names, {})
     above = {part for i in range(len(images)) for part in images.name(i).split("/")[:-2]}
     if len(split_names.splits_among(above)) > 1:
         split_names.warn_of_inner_splits(request, above)

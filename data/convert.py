@@ -53,7 +53,7 @@ def to_png(encoded: bytes) -> bytes | str:
                 )
             image.load()
             if image.mode in ("I", "F"):
-                return f"it is {kind} with numbers of 32 bits as pixels; save it with 8 or 16 bits"
+                return f"it is {kind} and its pixels are 32-bit numbers; save it with 8 or 16 bits"
             return _png(image)
     except Exception as error:
         # Many decoders, each with its own exceptions.

@@ -78,8 +78,7 @@ def _corrected(listed: dict[str, Any], data: ml_collections.ConfigDict) -> dict[
     for role, collection in listed.items():
         if role != "test" and not isinstance(collection, FolderImages):
             raise InputError(
-                f"--labels: --{role} is neither a folder nor a list of files, whose labels alone"
-                " can be corrected"
+                f"--labels corrects folders and lists of files only; --{role} is neither"
             )
     files = {
         role: {os.path.normpath(file.path): i for i, file in enumerate(listed[role].files())}
@@ -182,7 +181,7 @@ def _unusable(place: str, label: str, names: Sequence[str], other: str) -> str:
         return "has no label"
     if label not in names:
         shown = ", ".join(map(printable, names[:10])) + (", ..." if len(names) > 10 else "")
-        return f"has the label {printable(label)}, which is no class of --labeled ({shown})"
+        return f"has the label {printable(label)}, which is not a class of --labeled ({shown})"
     if other != label:
         return f"has two labels, {printable(other)} and {printable(label)}"
     return "" if os.path.isfile(place) else "does not exist"

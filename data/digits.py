@@ -21,7 +21,7 @@ import PIL.Image
 
 from cli.errors import InputError
 from data.draws import fold_numbers, validation_size
-from data.duplicates import Seen
+from data.duplicates import KnownImages
 from data.examine import Examined, examine
 from data.sources import Image, by_class, even_counts, generator, mixed
 
@@ -47,7 +47,7 @@ class Digits:
         """Returns the splits by name."""
         return self.images
 
-    def held_out(self) -> Seen:
+    def held_out(self) -> KnownImages:
         """Returns the images of the test and the validation split."""
         images = [image for name in ("test", "validation") for image in self.images.get(name, ())]
         known = [
@@ -55,7 +55,7 @@ class Digits:
             for image in images
             if isinstance(result := examine(image.encoded), Examined)
         ]
-        return Seen(
+        return KnownImages(
             [key for key, _ in known], [result for _, result in known], near=False
         )  # 8 pixels a side
 
@@ -67,7 +67,7 @@ def digits(config: ml_collections.ConfigDict) -> Digits:
     Whoever tunes on the validation images of other seeds never sees them.
 
     `config.seed` draws the rest. `labeled_per_class` labeled images of each class; None takes all
-    that are not for validation. `validation_size` validation images. The unlabeled images, whose
+    that are not for validation. `validation_size` validation images. The unlabeled images; their
     labels are dropped here. The labeled images don't depend on the number of validation images.
 
     Raises:
@@ -155,13 +155,14 @@ def _check(data: ml_collections.ConfigDict) -> None:
     for name in ("labeled", "unlabeled", "test"):
         if data.get(name) is not None:
             raise InputError(
-                f"--{name} goes with sources of your own, such as --source=image_folder;"
-                " config.data.source=digits and config.smoke=True use the embedded digits: leave"
-                " the flag out"
+                f"--{name} needs your own images, with a source such as --source=image_folder. "
+                "config.data.source=digits and config.smoke=True use the embedded digits; leave "
+                "the flag out"
             )
     if data.get("long_tail", 1.0) != 1:
         raise InputError(
-            f"config.data.long_tail is {data.long_tail:g}; the digits have no such cut: remove it"
+            f"config.data.long_tail is {data.long_tail:g}, which has no effect on the digits; "
+            "remove it"
         )
 
 
@@ -177,8 +178,8 @@ def _draw(
     for label, (indices, count) in enumerate(zip(pool, counts)):
         if count > len(indices):
             raise InputError(
-                f"config.data.{name} asks for {count} images of digit {label}, of which"
-                f" {len(indices)} are left; choose fewer"
+                f"config.data.{name} asks for {count} images of digit {label}, but only "
+                f"{len(indices)} are left; choose fewer"
             )
         order = generator(seed, purpose, label).permutation(len(indices))
         drawn.append([indices[i] for i in order[:count]])
@@ -211,7 +212,7 @@ def photograph_crops(count: int, seed: int) -> list[Image]:
     crops = []
     for i in range(count):
         which = i % len(photographs.images)
-        # Gray like the digits: color alone would tell the crops apart and make filtering too easy
+        # Gray like the digits: color alone would identify the crops and make filtering too easy
         # for the teacher.
         photograph = PIL.Image.fromarray(photographs.images[which]).convert("L")
         rng = generator(seed, "photograph crop", i)

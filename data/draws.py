@@ -79,16 +79,16 @@ def hold_out_test(
     for name, indices in zip(label_names, by_class(labeled.labels(), len(label_names))):
         if len(indices) < 2:
             raise InputError(
-                f"--labeled: class {name} has one usable image, none to spare for testing; add"
-                " images or give --test"
+                f"--labeled: class {name} has one usable image, so none can be held out for "
+                "testing; add images or give --test"
             )
         if data.test_per_class is None:
             counts.append(min(max(1, round(data.test_fraction * len(indices))), len(indices) - 1))
         elif data.test_per_class >= len(indices):
             raise InputError(
-                f"--labeled: class {name} has {len(indices)} usable images, too few for"
-                f" config.data.test_per_class={data.test_per_class} and one to learn from; add"
-                " images or lower it"
+                f"--labeled: class {name} has {len(indices)} usable images, too few for "
+                f"config.data.test_per_class={data.test_per_class} and one to learn from; add "
+                "images or lower the setting"
             )
         else:
             counts.append(data.test_per_class)
@@ -96,9 +96,9 @@ def hold_out_test(
     for label, name in enumerate(label_names):
         if not ((test.labels() == label).any() and (rest.labels() == label).any()):
             raise InputError(
-                f"--labeled: the images of class {name} repeat each other, and so none can be"
-                " spared for testing; add other images or give --test; if they only look alike,"
-                " pass --config.data.near_duplicates=False"
+                f"--labeled: the images of class {name} repeat each other, so none can be held out "
+                "for testing. Add other images or give --test. If they only look alike, pass "
+                "--config.data.near_duplicates=False"
             )
     return test, rest
 
@@ -170,8 +170,8 @@ def hold_out_fold(
     inside = numbers == data.fold
     if not inside.any():
         raise InputError(
-            f"config.data.folds is {data.folds}; the labeled images are too few for so many folds;"
-            " choose fewer, or turn cross-fitting off with --config.crossfit.folds=0"
+            f"config.data.folds is {data.folds}, more than the labeled images allow; choose fewer, "
+            "or turn cross-fitting off with --config.crossfit.folds=0"
         )
     fold, rest = (labeled.pick(np.flatnonzero(these).tolist()) for these in (inside, ~inside))
     return fold, rest, int((numbers == 0).sum())
@@ -188,8 +188,8 @@ def hold_out_validation(
     spare = np.bincount(labeled.labels(), minlength=num_classes) - 1  # (K,); one stays
     if total > spare.sum():
         raise InputError(
-            f"config.data.validation_size is {total}; {spare.sum()} labeled images can be spared"
-            " (one of each class stays)"
+            f"config.data.validation_size is {total}, but only {spare.sum()} labeled images can be "
+            "held out (one of each class stays)"
         )
     exact = total * spare / max(1, spare.sum())
     counts = np.floor(exact).astype(int)
@@ -198,9 +198,9 @@ def hold_out_validation(
     drawn, rest = draw(labeled, counts.tolist(), seed, "validation", [""] * num_classes)
     if total and not drawn.indices:
         raise InputError(
-            f"config.data.validation_size is {total}; the labeled images repeat each other in"
-            " groups that are larger; ask for more, or, if they only look alike, pass"
-            " --config.data.near_duplicates=False"
+            f"config.data.validation_size is {total}, but the labeled images repeat each other in "
+            "larger groups. Ask for more images. If they only look alike, pass "
+            "--config.data.near_duplicates=False"
         )
     return drawn, rest
 
@@ -281,8 +281,8 @@ def draw(
     for label, places in enumerate(classes):
         if counts[label] > len(places):
             raise InputError(
-                f"config.data.labeled_per_class asks for {counts[label]} images of class"
-                f" {label_names[label]}; {len(places)} are left"
+                f"config.data.labeled_per_class asks for {counts[label]} images of class "
+                f"{label_names[label]}, but only {len(places)} are left"
             )
     members: dict[int, list[int]] = {}
     for place, group in enumerate(images.groups.tolist()):

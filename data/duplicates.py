@@ -31,8 +31,8 @@ _CHANGES = np.array([0, *(1 << bit for bit in range(16))], np.uint16)
 _BITS = np.array([bin(value).count("1") for value in range(256)], np.uint8)
 
 
-class Seen:
-    """Images to look up by file, by pixels and by looks, such as those that training must not see.
+class KnownImages:
+    """Images to look up by file, by pixels and by looks, such as the held-out images.
 
     Memory is about 6 kB an image.
 
@@ -77,7 +77,7 @@ class Seen:
           Index of each such image -> index of the image seen, and the bits, as in `find`.
         """
         found: dict[int, tuple[int, int]] = {}
-        for i, place, bits in zip(*(column.tolist() for column in self.alike(images))):
+        for i, place, bits in zip(*(column.tolist() for column in self.look_alikes(images))):
             if bits < found.get(i, (0, NEAR + 1))[1]:
                 found[i] = (place, bits)
         for i, candidate in enumerate(images):
@@ -86,7 +86,7 @@ class Seen:
                     found[i] = (self._identical[mark], -1)
         return found
 
-    def alike(
+    def look_alikes(
         self,
         images: Sequence[Examined],
         wanted: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None,
@@ -126,7 +126,7 @@ class Seen:
         return large[image[same]], of[seen[same]], bits[same]
 
     def _near(self, words: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Finds the pairs whose hashes differ in at most `NEAR` bits.
+        """Finds the pairs with hashes that differ in at most `NEAR` bits.
 
         Returns:
           Image, image seen, and number of bits; int64 [p] each.
@@ -181,19 +181,23 @@ def identical(examined: Sequence[Examined]) -> Groups:
     return groups
 
 
-def alike(examined: Sequence[Examined], groups: Groups) -> tuple[Groups, list[tuple[int, int]]]:
+def join_look_alikes(
+    examined: Sequence[Examined], groups: Groups
+) -> tuple[Groups, list[tuple[int, int]]]:
     """Groups the images that are in one of `groups` or look alike.
 
     Returns:
       The groups, and the pairs that joined them.
     """
     joined, pairs = Groups(groups.first), []
-    seen = Seen([""] * len(examined), examined, near=True)
+    seen = KnownImages([""] * len(examined), examined, near=True)
     for start in progress(
         range(0, len(examined), LOOK_UP), -(-len(examined) // LOOK_UP), "compare labeled"
     ):
         first = joined.first[start : start + LOOK_UP]
-        image, other, _ = seen.alike(examined[start : start + LOOK_UP], _apart(first, joined.first))
+        image, other, _ = seen.look_alikes(
+            examined[start : start + LOOK_UP], _apart(first, joined.first)
+        )
         for i, j in zip(image.tolist(), other.tolist()):
             if joined.first[start + i] != joined.first[j]:
                 pairs.append((min(j, start + i), max(j, start + i)))
@@ -223,7 +227,7 @@ def _marks(image: Examined) -> list[Hashable]:
 def _large(images: Sequence[Examined]) -> list[int]:
     """Returns the indices of the images that can be compared by their looks.
 
-    These are large images, except those that are read almost black.
+    These are large images, except images that are read almost black.
     """
     return [i for i, image in enumerate(images) if image.thumbnail and DIM not in image.remarks]
 

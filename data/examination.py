@@ -16,10 +16,10 @@ from cli.errors import InputError
 from cli.progress import progress
 from data import fingerprint, formats
 from data.draws import Usable
-from data.duplicates import LOOK_UP, Seen
+from data.duplicates import LOOK_UP, KnownImages
 from data.examine import Examined, examine, other_kind
 from data.remarks import Remarks
-from data.repeats import Unseen
+from data.repeats import HeldOutFilter
 from data.sources import Collection, ordered_map
 
 LOOK_AHEAD = 1000
@@ -31,7 +31,7 @@ class Examination:
     """Findings so far of examining collections.
 
     Attributes:
-      on_error: "fail" or "skip": what happens if a file is no image.
+      on_error: "fail" or "skip": what happens if a file is not an image.
       read_from: role -> fingerprint of what is read (see `data.fingerprint`); None if it has none.
         `content`, the digest of all images of a role, is added when they have been read.
       skipped: `file` and `why` of each image that cannot be used.
@@ -63,14 +63,14 @@ class Examination:
             examined.append(image if detail else image._replace(detail=b""))
         return Usable(collection, indices, examined, np.arange(len(indices)))
 
-    def unseen(self, collection: Collection, role: str, seen: Seen) -> Sequence[int]:
+    def unseen(self, collection: Collection, role: str, seen: KnownImages) -> Sequence[int]:
         """Returns the indices of the images that can be decoded and are not among those `seen`.
 
         Nothing else is kept of the images, so memory is 8 bytes an image. Raises InputError: see
         `examined`.
         """
         indices = array.array("q")
-        unseen = Unseen(seen, role, len(collection.labels), self.duplicates)
+        unseen = HeldOutFilter(seen, role, len(collection.labels), self.duplicates)
         pairs = self.examined(collection, role)
         while block := list(itertools.islice(pairs, LOOK_UP)):
             found = [index for index, _ in block]
@@ -84,8 +84,8 @@ class Examination:
         """Yields the index of each image that can be decoded, and what is known of it.
 
         Raises:
-          InputError: `on_error` is "fail" and a file is no image; or the images show nothing, see
-            `data.remarks`.
+          InputError: `on_error` is "fail" and a file is not an image; or the images show nothing,
+            see `data.remarks`.
         """
         odd = Remarks(
             role, collection.label_names if role == "labeled" else ()
@@ -98,10 +98,10 @@ class Examination:
         results = ordered_map(_look_at, read)
         for index, (result, kind) in enumerate(progress(results, total, f"check {role}")):
             if not isinstance(result, str):
-                odd.add(result, int(collection.labels[index]), collection.where(index))
+                odd.add(result, int(collection.labels[index]), collection.describe(index))
                 yield index, result
                 continue
-            where = collection.where(index)
+            location = collection.describe(index)
             kinds.update([kind] if kind else [])
             if self.on_error == "fail":
                 more = Counter(
@@ -115,9 +115,9 @@ class Examination:
                 remedy = (
                     "mend or remove it, or leave such files out with --config.data.on_error=skip"
                 )
-                raise InputError(f"{where}: {result}; {remedy}{others}")
-            self.skipped.append({"file": where, "why": result})
-            logging.info("skipped %s: %s", where, result)
+                raise InputError(f"{location}: {result}; {remedy}{others}")
+            self.skipped.append({"file": location, "why": result})
+            logging.info("skipped %s: %s", location, result)
         if kinds:
             logging.warning("--%s: %s", role, formats.passed_over(kinds, setting=True))
         odd.check()

@@ -23,7 +23,7 @@ from data import formats, likeness
 from data.preprocessing import MAX_PIXELS, decode
 from data.transparency import HEAD, decode_opaque
 
-_TOO_MANY = f"and more than {MAX_PIXELS:,} are taken for an accident or an attack"
+_TOO_MANY = f"and more than {MAX_PIXELS:,} are refused as an accident or an attack"
 
 CONVERT = "or let such files be converted with --config.data.convert=True"
 
@@ -41,7 +41,7 @@ it almost black."""
 
 
 class Examined(NamedTuple):
-    """What is kept of an image's pixels.
+    """Facts that are kept of an image's pixels.
 
     Attributes:
       height, width: in pixels, as stored (an EXIF orientation is not applied).
@@ -222,7 +222,7 @@ def _of_another_format(encoded: bytes) -> str:
     advice = (
         f"it is {kind}: convert it to JPEG or PNG{setting}" if kind else "no other format is read"
     )
-    return f"it is no JPEG, PNG, GIF or BMP, whatever its name says; {advice}"
+    return f"it is not a JPEG, PNG, GIF or BMP file, whatever its name says; {advice}"
 
 
 def _why_not_decoded(message: str, encoded: bytes) -> str:

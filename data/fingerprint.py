@@ -1,4 +1,4 @@
-"""Tells whether the images are still those that were prepared.
+"""Tells whether the images are still the prepared images.
 
 `sources.json` in a data directory says, for each location, which files were read: how many, their
 sizes and times, and what was in them. A later start lists the files anew, about 3 system calls
@@ -76,7 +76,7 @@ def listed(
       collection: the location, if it is open already.
 
     Returns:
-      The description; None for formats without files of their own.
+      The description; None for formats without their own files.
 
     Raises:
       InputError: the location cannot be listed.
@@ -155,7 +155,7 @@ def write(directory: Path, sources: Mapping[str, Any]) -> None:
 
 
 def require_unchanged(directory: Path, data: ml_collections.ConfigDict) -> None:
-    """Checks that the files of `data` are those that `directory` was prepared from.
+    """Checks that `directory` was prepared from the files of `data`.
 
     A directory without `sources.json`, from before that file existed, is taken as it is.
 
@@ -178,7 +178,8 @@ def require_unchanged(directory: Path, data: ml_collections.ConfigDict) -> None:
         elif now["times"] != then["times"]:
             if _content(role, data) != then["content"]:
                 changes.append(
-                    f"--{role}: the files have the names and sizes as then, but other contents"
+                    f"--{role}: the files have the same names and sizes as before, but other "
+                    "contents"
                 )
             touched[role] = {**then, **now}
     if changes:
@@ -192,7 +193,7 @@ def require_unchanged(directory: Path, data: ml_collections.ConfigDict) -> None:
 
 
 def unchanged(directory: Path, data: ml_collections.ConfigDict) -> bool:
-    """Tells whether the files of `data` are those that `directory` was prepared from.
+    """Tells whether `directory` was prepared from the files of `data`.
 
     Compares names, sizes and times; reads no image and imports no TensorFlow. If the answer is no,
     `require_unchanged` says why, or that only times differ.
@@ -221,7 +222,11 @@ def _content(role: str, data: ml_collections.ConfigDict) -> str:
     for _ in content(
         total,
         collection,
-        progress(collection.read(range(count)), count, f"read {role} again, as times have changed"),
+        progress(
+            collection.read(range(count)),
+            count,
+            f"reads {role} again, because files have new times",
+        ),
     ):
         pass
     return str(total)
@@ -232,7 +237,7 @@ def _difference(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     old, new = then["files"], now["files"]
     words = [f"{sum(old.values()):,} -> {sum(new.values()):,} files"]
     if old == new:
-        return f"{sum(old.values()):,} files as then, but other names or sizes"
+        return f"{sum(old.values()):,} files as before, but with other names or sizes"
     for known, others, what in ((new, old, "new"), (old, new, "gone")):
         names = [name for name in known if name and name not in others]
         if names:

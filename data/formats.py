@@ -117,7 +117,7 @@ _MAGIC = (
 
 
 def kind_of(head: bytes) -> str:
-    """Returns the kind of image whose first `HEAD` bytes these are, such as "JPEG"; "" for none."""
+    """Returns the kind of an image by its first `HEAD` bytes, such as "JPEG"; "" for none."""
     for start, kind in _MAGIC:
         if head.startswith(start):
             return kind
@@ -178,8 +178,8 @@ def passed_over(kinds: Mapping[str, int], setting: bool = False) -> str:
     if not kinds:
         return ""
     text = (
-        f"{in_words(kinds)} {'file is' if sum(kinds.values()) == 1 else 'files are'} passed over;"
-        " convert them to JPEG or PNG"
+        f"{in_words(kinds)} {'file is' if sum(kinds.values()) == 1 else 'files are'} skipped; "
+        "convert them to JPEG or PNG"
     )
     can = any(kind in CONVERTIBLE or kind.startswith("BMP") for kind in kinds)
     return (

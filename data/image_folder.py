@@ -82,7 +82,7 @@ class FolderImages:
         """Returns the path below the root."""
         return self._files[index].key
 
-    def where(self, index: int) -> str:
+    def describe(self, index: int) -> str:
         """Returns the path, and the place in the list that names it."""
         file = self._files[index]
         return printable(file.path) + (f" ({file.place})" if file.place else "")
@@ -130,8 +130,8 @@ def open_folder(request: Request) -> FolderImages:
         label_names = tuple(folders)
         if not folders:
             raise InputError(
-                f"{flag}: {printable(root)} has no class folders; sort the images as"
-                f" {printable(root)}/CLASS/IMAGE"
+                f"{flag}: {printable(root)} has no class folders; sort the images into "
+                f"{printable(root)}/CLASS/IMAGE"
             )
         files = _sorted(
             (
@@ -144,13 +144,13 @@ def open_folder(request: Request) -> FolderImages:
     ignored = listing.ignored
     if label_names:
         subfolders = _subfolders(files)
-        split_names.check(request, label_names, subfolders)
+        split_names.check_folder_names(request, label_names, subfolders)
         if len(label_names) == 1 and len(subfolders.get(label_names[0], ())) > 1:
             inside = ", ".join(map(printable, sorted(subfolders[label_names[0]])[:5]))
             folder = printable(Path(root) / label_names[0])
             raise InputError(
-                f"{flag}: {printable(root)} has one class only ({label_names[0]}); if the classes"
-                f" are {inside}, name {folder} instead"
+                f"{flag}: {printable(root)} has only one class ({label_names[0]}); if the classes "
+                f"are {inside}, name {folder} instead"
             )
     if not files:
         raise InputError(
@@ -278,7 +278,7 @@ class _Listing:
                 f"{ending} {count:,}"
                 for ending, count in [*shown, *([("others", others)] if others else [])]
             )
-            text = "%s: files that are no images by name or place, and ignored: %s (%s)"
+            text = "%s: ignored files that are not images by name or place: %s (%s)"
             logging.info(text, self._flag, f"{total:,}", counts)
         if self.kinds:
             logging.warning(
@@ -288,7 +288,7 @@ class _Listing:
     def _pass_over_work_directory(self, path: str) -> None:
         self.ignored["(work directory)"] += 1
         logging.warning(
-            "%s: %s is the work directory of a run, and is passed over", self._flag, printable(path)
+            "%s: %s is the work directory of a run, so it is skipped", self._flag, printable(path)
         )
 
     def _is_image(self, entry: os.DirEntry[str]) -> bool:

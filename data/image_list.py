@@ -110,7 +110,7 @@ def read_rows(path: str, columns: tuple[str, ...], error: Callable[[str], InputE
     """Reads a list.
 
     Args:
-      path: a file whose name ends as `MANIFEST_ENDINGS` say; any other is taken for CSV.
+      path: a file; its ending is one of `MANIFEST_ENDINGS`, or it is read as CSV.
       columns: columns that it must have.
       error: makes the error from a description of what is wrong.
 
@@ -179,7 +179,7 @@ def _json_lines(text: str) -> Iterator[Row]:
 
 def _row(entry: object, place: str) -> Row:
     if not isinstance(entry, dict):
-        raise ValueError(f"{place} is no object")
+        raise ValueError(f"{place} is not an object")
     if label_studio.is_task(entry):
         try:
             return Row(place, label_studio.values(entry))

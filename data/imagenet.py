@@ -47,7 +47,9 @@ def open_imagenet(request: Request) -> ArchiveImages | tfrecords.RecordImages:
       InputError: the files are missing, or are not what they should be.
     """
     if not os.path.isdir(request.location):
-        raise request.error("is no folder; name the one with ImageNet's TFRecords or tar files")
+        raise request.error(
+            "is not a folder; name the folder with ImageNet's TFRecords or tar files"
+        )
     folder = Path(request.location)
     prefix = "validation" if request.role == "test" else "train"
     shards = [
@@ -92,14 +94,14 @@ def _whole_set(request: Request, prefix: str, shards: Collection[str]) -> list[s
     names = [f"{prefix}-{shard:05d}-of-{sizes[-1]:05d}" for shard in range(sizes[-1])]
     if len(sizes) > 1:
         raise request.error(
-            f"has {prefix} shards of several sets, of {' and '.join(map(str, sizes))}; keep those"
-            " of one"
+            f"has {prefix} shards of several sets, of {' and '.join(map(str, sizes))}; keep those "
+            "of one set"
         )
     missing = sorted(set(names) - set(shards))
     if missing:
         raise request.error(
             f"lacks {len(missing):,} of {len(names):,} {prefix} shards (first: {missing[0]}); get"
-            f" them, or name those to be read: --{request.role}='tfrecord:DIR/{prefix}-*'"
+            f" them, or name the shards to read: --{request.role}='tfrecord:DIR/{prefix}-*'"
             " --config.data.label_offset=1"
         )
     return names
@@ -115,8 +117,8 @@ def _train(request: Request, path: str) -> ArchiveImages:
             continue
         if printable(synset) != synset:
             raise request.error(
-                f"{printable(path)}: {printable(inner.name)} is no class of ImageNet; it is not the"
-                " official file"
+                f"{printable(path)}: {printable(inner.name)} is not a class of ImageNet, so this "
+                "is not the official file"
             )
         before = len(images)
         for member in members(path, images.ignored, inner.offset):
@@ -125,7 +127,7 @@ def _train(request: Request, path: str) -> ArchiveImages:
         sizes.append(len(images) - before)
     if not len(images):
         raise request.error(
-            f"{printable(path)} holds no archives of classes; it is not the official file"
+            f"{printable(path)} holds no archives of classes, so it is not the official file"
         )
     if request.role == "unlabeled":
         images.labels = np.full(len(images), -1, np.int32)
@@ -151,15 +153,15 @@ def _validation(request: Request, folder: Path) -> ArchiveImages:
         number = re.search(r"_(\d{8})\.", member.name)
         if number is None or not 1 <= int(number.group(1)) <= len(truth):
             raise request.error(
-                f"{printable(path)}: {printable(member.name)} is none of the {len(truth):,} images"
-                f" that {DEVKIT} knows"
+                f"{printable(path)}: {printable(member.name)} is not one of the {len(truth):,} "
+                f"images that {DEVKIT} lists"
             )
         images.append(0, member)
         labels.append(order[synset_of[truth[int(number.group(1)) - 1]]])
     if len(images) != len(truth):
         raise request.error(
-            f"{printable(path)} holds {len(images):,} images, {DEVKIT} knows {len(truth):,}; get it"
-            " again"
+            f"{printable(path)} holds {len(images):,} images, but {DEVKIT} lists {len(truth):,}; "
+            "get it again"
         )
     images.labels = np.array(labels, np.int32)
     return images

@@ -103,8 +103,8 @@ def verify(shard: str | Path, digest: str, count: int) -> None:
             )
     except tf.errors.OpError as error:
         raise InputError(
-            f"{path} is damaged, or the index of another file; delete it (each host then reads"
-            " all), or make it again"
+            f"{path} is damaged, or is the index of another file. Delete it, so that each host "
+            "reads the whole file, or make it again"
         ) from error
 
 
@@ -128,7 +128,7 @@ def read(path: tf.Tensor, digest: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
     right = tf.strings.substr(whole, 0, _DIGEST_BYTES) == digest
     right &= tf.strings.length(whole) == tf.cast(size, tf.int32)
     with tf.control_dependencies(
-        [_require(right, path, "the index is not the one of the shard that the manifest describes")]
+        [_require(right, path, "the index belongs to another shard than the manifest describes")]
     ):
         numbers = tf.io.decode_raw(
             tf.strings.substr(whole, _DIGEST_BYTES, tf.cast(size, tf.int32) - _DIGEST_BYTES),
@@ -168,7 +168,7 @@ def read_records(paths: tf.Tensor, entries: tf.Tensor, at_once: int) -> tf.data.
         )
         same = tf.reduce_all(_fingerprints(record[tf.newaxis]) == entry[1])
         with tf.control_dependencies(
-            [_require(same, path, "a record is not the one that the index describes")]
+            [_require(same, path, "a record differs from the one that the index describes")]
         ):
             return tf.identity(record)
 

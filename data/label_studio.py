@@ -33,7 +33,7 @@ def values(task: Mapping[str, Any]) -> dict[str, str]:
     one, has the label "".
 
     Raises:
-      ValueError: the image is no local file, or there are several labels.
+      ValueError: the image is not a local file, or there are several labels.
     """
     data = task["data"]
     texts = {name: value for name, value in data.items() if isinstance(value, str)}
@@ -82,7 +82,8 @@ def _path(image: str) -> str:
     elif len(parts.scheme) < 2 and not image.startswith("/data/upload/"):
         return image
     raise ValueError(
-        f"{image} is no local file; give the images to Label Studio as local files, {_LOCAL}?d=PATH"
+        f"{image} is not a local file; give the images to Label Studio as local files, "
+        f"{_LOCAL}?d=PATH"
     )
 
 

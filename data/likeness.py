@@ -39,8 +39,8 @@ RESIDUAL_SHARE = 0.35
 """The same for details of little contrast, as a share of their standard deviation, on top of
 `NOISE`."""
 GAIN = 0.2
-"""Largest change of contrast. Two plain skies are no copies just because one can be made the
-other."""
+"""Largest change of contrast. Two plain skies are not copies just because one can be turned into
+the other."""
 CROP = 0.08
 """Largest shift and change of scale of a copy, in halves of the side. A copy may lack 5 % of the
 width."""

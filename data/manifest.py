@@ -36,7 +36,7 @@ _NAME = re.compile(r"(?!\.{1,2}$)[^/\0]+")
 
 
 class Beside(NamedTuple):
-    """The images of pseudo-labels: they stand beside the labels, in shards of their own.
+    """The images of pseudo-labels: they stand beside the labels, in separate shards.
 
     Attributes:
       images: manifest of the image shards; shard i has the images of label shard i.
@@ -105,15 +105,17 @@ def write_manifest(manifest: Manifest) -> None:
     Call it when every shard is in place.
     """
     if manifest.kind not in KINDS:
-        raise ValueError(f"kind {manifest.kind!r} is none of {KINDS}")
+        raise ValueError(f"kind {manifest.kind!r} is not one of {KINDS}")
     if not len(manifest.files) == len(manifest.records) == len(manifest.digests):
-        raise ValueError("files, records and digests differ in length")
+        raise ValueError("files, records and digests have different numbers of entries")
     beside = {}
     if manifest.beside:
         images, labels = manifest.beside
         # Relative, since both directories may move together.
-        where = os.path.relpath(images.directory, manifest.directory)
-        beside = {"beside": {"directory": where, "digest": images.digest, "labels": list(labels)}}
+        relative = os.path.relpath(images.directory, manifest.directory)
+        beside = {
+            "beside": {"directory": relative, "digest": images.digest, "labels": list(labels)}
+        }
     write_json(
         manifest.directory / MANIFEST,
         {
@@ -151,14 +153,14 @@ def read_manifest(directory: str | Path, expect: str | None = None) -> Manifest:
         )
     if not path.is_file():
         raise InputError(
-            f"{directory} has no {MANIFEST}: it is no directory of shards, or the stage that writes"
-            " it has not finished"
+            f"{directory} has no {MANIFEST}: it is not a directory of shards, or the stage that "
+            "writes it has not finished"
         )
     content = read_json(path, SCHEMA)
     manifest = _checked(content, directory)
     if expect is not None and manifest.kind != expect:
         raise InputError(
-            f"{directory} holds {manifest.kind} records; {expect} ones are needed here"
+            f"{directory} holds {manifest.kind} records, but {expect} records are needed here"
         )
     missing = buckets.missing(directory, manifest.files)
     if missing:
@@ -187,14 +189,14 @@ def _beside(manifest: Manifest, entry: dict[str, Any]) -> Beside:
         images = read_manifest(directory, "unlabeled")
     except InputError as error:
         raise InputError(
-            f"{manifest.directory} has labels alone, of images in {directory}: {error}"
+            f"{manifest.directory} holds only labels, for the images in {directory}: {error}"
         ) from error
     if images.digest != entry["digest"] or not len(images.files) == len(manifest.files) == len(
         labels
     ):
         raise InputError(
-            f"{manifest.directory} has labels of other images than are now in {images.directory};"
-            " run run_balance.sh again"
+            f"{manifest.directory} holds labels of other images than {images.directory} has now; "
+            "run run_balance.sh again"
         )
     return Beside(images, tuple(labels))
 
@@ -208,7 +210,7 @@ def _checked(value: dict[str, Any], directory: Path) -> Manifest:
     names = [file["name"] for file in value["files"]]
     total = sum(file["records"] for file in value["files"])
     wrong = [
-        f"{name!r} is no name of a file in the directory"
+        f"{name!r} is not the name of a file in the directory"
         for name in names
         if not _NAME.fullmatch(name)
     ]
@@ -228,7 +230,7 @@ def _checked(value: dict[str, Any], directory: Path) -> Manifest:
         wrong.append(f"num_records is {value['num_records']}, but its files have {total}")
     if wrong:
         raise InputError(
-            f"{directory / MANIFEST} is damaged: {wrong[0]}; make it, or get it, again"
+            f"{directory / MANIFEST} is damaged: {wrong[0]}; create it or fetch it again"
         )
     return Manifest(
         directory=directory,

@@ -1,4 +1,4 @@
-"""From shards to batches, as a function of (seed, step).
+"""Turns shards into batches, as a function of (seed, step).
 
 The order of the training examples is a permutation per epoch. It is computed, not drawn from a
 shuffle buffer. So a run that starts again at step s gets exactly the batches from s on, and nothing
@@ -9,7 +9,7 @@ has to be saved:
 2. A window is read whole, sequentially, as encoded records, and permuted by (seed, epoch, window).
 3. Example number i of the resulting endless stream is augmented with the random key (seed, i).
 
-So every example comes exactly once an epoch, reading stays sequential, and memory is one window of
+So every example comes exactly once an epoch, and reading stays sequential. Memory is one window of
 encoded images (two while the next one is read). A batch may span two epochs; nothing is dropped.
 
 If several hosts share each batch, a host computes by the same integers which records of a window
@@ -297,7 +297,7 @@ def train_batches(
       start_step: number of finished steps.
       targets: "label" gives class ids int64 (b,), "probabilities" soft pseudo-labels float32 (b,
         K), "strong" the same images once more.
-      clean: gives, in place of any target, the same images without noise, prepared so for
+      clean: gives, instead of any target, the same images without noise, prepared so for
         evaluation.
       augment: False gives the images without noise, as for evaluation.
       stream_id: keeps the random keys of two streams of one run apart.
@@ -335,7 +335,7 @@ def train_batches(
         )
         if clean:
             return image, eval_image(encoded, clean)
-        # The same key: what the two views have in common is drawn alike.
+        # The same key: what the two views share is drawn equally.
         if targets == "strong":
             return train_pixels(encoded, key, preprocessing.weak()), image
         # The gather is the check: it fails on a label out of range. A one-hot would silently be 0.

@@ -31,7 +31,7 @@ from cli.errors import InputError
 from cli.files import remove_temporaries
 from cli.progress import progress
 from data import digits, fingerprint, protos, records, repeats, sources, splits, tfrecords
-from data.duplicates import Seen
+from data.duplicates import KnownImages
 from data.examination import Examination
 from data.settings import FORMATS, READ
 from data.sources import Image, Source, Split
@@ -53,13 +53,15 @@ def open_source(config: ml_collections.ConfigDict) -> Source:
         "digits": digits.digits,
         **dict.fromkeys(FORMATS, splits.split),
     }
-    settings.check(config, READ)
+    settings.check_settings(config, READ)
     if config.data.labels and config.data.source == "digits":
-        raise InputError("--labels: the digits are no files, whose labels alone can be corrected")
+        raise InputError(
+            "--labels corrects images in files only, and the embedded digits are not files"
+        )
     return opening[config.data.source](config)
 
 
-def resolve(
+def with_locations(
     config: ml_collections.ConfigDict, flags: Mapping[str, str | None]
 ) -> ml_collections.ConfigDict:
     """Returns `config` with the source and the locations of the flags in `config.data`.
@@ -83,7 +85,7 @@ def resolve(
             and sources.split_location(location, config.data.source)[0] in sources.WITH_TEST
         ):
             config.data.test = location
-    settings.check(config, READ)
+    settings.check_settings(config, READ)
     return config
 
 
@@ -105,16 +107,16 @@ def main(
         "pseudo_labeled": pseudo_labeled,
     }
     flags |= {"source": source, "labels": labels}
-    config = resolve(config, flags)
+    config = with_locations(config, flags)
     directory = Path(workdir)
     new = [path for path in (directory, *directory.parents) if not path.exists()]  # innermost first
     fresh = not (directory / "config.json").exists()
     for name in (*sources.SPLITS, "pseudo_labeled") if fresh else ():
-        # Somebody's images, perhaps the very ones to be read.
+        # The user's images, perhaps the ones to be read.
         if (directory / name).exists():
             raise InputError(
-                f"--workdir: {directory / name} is there and was not made by this stage; name"
-                " another directory"
+                f"--workdir: {directory / name} exists and was not made by this stage; name "
+                "another directory"
             )
     data = {
         name: value for name, value in config.data.to_dict().items() if name != "use_as_prepared"
@@ -146,12 +148,12 @@ def main(
     fingerprint.write(directory, read_from)
     work.finish(directory, summary, _done(directory, summary, config.data))
     print(table(summary))
-    print(f"{directory}: done; {_in_words(summary)}")
+    print(f"{directory} is done: {_in_words(summary)}")
 
 
 def _done(directory: Path, summary: Mapping[str, Any], data: ml_collections.ConfigDict) -> str:
     """Says what the stage reports of a finished directory."""
-    text = f"{directory}: done before; {_in_words(summary)}"
+    text = f"{directory} was done before: {_in_words(summary)}"
     if data.get("use_as_prepared", False):
         text += (
             "\nconfig.data.use_as_prepared is True: the images were not compared with those that"
@@ -289,7 +291,7 @@ class PseudoLabeled:
 
     @classmethod
     def open(
-        cls, data: ml_collections.ConfigDict, num_classes: int, held_out: Seen
+        cls, data: ml_collections.ConfigDict, num_classes: int, held_out: KnownImages
     ) -> PseudoLabeled:
         """Opens the shards of `config.data.pseudo_labeled`, without the images `held_out`.
 
@@ -381,12 +383,15 @@ def _in_words(summary: Mapping[str, Any]) -> str:
         for role in ("unlabeled", "pseudo_labeled")
     )
     if left_out:
-        words += f"; left out as images held out for testing: {left_out:,} (listed in summary.json)"
+        words += (
+            f"; left out because they are held out for testing: {left_out:,} (listed in "
+            "summary.json)"
+        )
     return "\n".join([words, *repeats.in_words(summary)])
 
 
 def run(**values: Any) -> None:
-    """Runs the stage in a process of its own.
+    """Runs the stage in its own process.
 
     Decoding needs no GPU, and another stage may be training on it.
     """

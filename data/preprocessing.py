@@ -1,4 +1,4 @@
-"""From an encoded image to the pixels a network reads, for training and for evaluation.
+"""Turns an encoded image into the pixels that a network reads, for training and evaluation.
 
 Two styles:
 
@@ -43,7 +43,7 @@ _CROP, _FLIP, _RANDAUGMENT, _CUTOUT, _NUM_SEEDS = range(5)
 
 @dataclasses.dataclass(frozen=True)
 class Preprocessing:
-    """How images become pixels; stored with a model, so that it is always fed as it was trained.
+    """The way images become pixels; stored with a model, which is always fed as it was trained.
 
     Attributes:
         image_size: S, side of the square that the network reads, in pixels.
@@ -81,7 +81,7 @@ class Preprocessing:
 
     def __post_init__(self) -> None:
         values = vars(self)
-        settings.check(values, PREPROCESSING, "preprocessing")
+        settings.check_settings(values, PREPROCESSING, "preprocessing")
         for name, value in values.items():  # a recipe leaves it open; here it must be decided
             if value is None:
                 raise InputError(f"preprocessing.{name} is not set")
@@ -103,7 +103,7 @@ class Preprocessing:
         Raises:
             InputError: an unknown key or an impossible value.
         """
-        settings.check(values, PREPROCESSING, "preprocessing")
+        settings.check_settings(values, PREPROCESSING, "preprocessing")
         fields: dict[str, Any] = {
             key: tuple(value) if isinstance(value, (list, tuple)) else value
             for key, value in values.items()
@@ -210,8 +210,8 @@ def random_box(
     )
     box = tf.concat([begin[:2], size[:2]], axis=0)
     # The sampler returns the whole image when it gives up.
-    whole = tf.reduce_all(size[:2] == shape[:2])
-    return tf.where(whole, central_box(shape, image_size, padding), box)
+    is_whole_image = tf.reduce_all(size[:2] == shape[:2])
+    return tf.where(is_whole_image, central_box(shape, image_size, padding), box)
 
 
 def _crop(image: tf.Tensor, box: tf.Tensor) -> tf.Tensor:

@@ -36,7 +36,7 @@ def _floats(values: Iterable[float]) -> tf.train.Feature:
 
 def _serialize(features: dict[str, tf.train.Feature]) -> bytes:
     example = tf.train.Example(features=tf.train.Features(feature=features))
-    # A map has no order of its own, and the same images must give the same bytes.
+    # A map has no order, and the same images must give the same bytes.
     return example.SerializeToString(deterministic=True)
 
 
@@ -120,7 +120,7 @@ def _distribution(probabilities: np.ndarray) -> np.ndarray:
     """Returns `probabilities` as float32 [K].
 
     Raises:
-      ValueError: they are no distribution. That is a bug or a broken model, not bad input.
+      ValueError: they are not a distribution. That is a bug or a broken model, not bad input.
     """
     values = np.asarray(probabilities, np.float32)
     if (
@@ -130,7 +130,8 @@ def _distribution(probabilities: np.ndarray) -> np.ndarray:
         or abs(float(values.sum()) - 1.0) > 1e-2
     ):
         raise ValueError(
-            f"no distribution over classes: shape {values.shape}, sum {values.sum():.4f}"
+            f"the values are not a distribution over classes: shape {values.shape}, sum "
+            f"{values.sum():.4f}"
         )
     return values
 
@@ -163,12 +164,14 @@ def read_prediction(serialized: bytes, num_classes: int) -> tuple[str, np.ndarra
       The image's key, and its distribution, float32 [num_classes], normalized to sum 1.
 
     Raises:
-      InputError: the record is no prediction, or is one over other classes.
+      InputError: the record is not a prediction, or has other classes.
     """
     try:
         example = tf.train.Example.FromString(serialized)
     except Exception as error:  # protobuf's DecodeError has no public home
-        raise InputError("a record is no tf.train.Example; make the predictions again") from error
+        raise InputError(
+            "a record is not a tf.train.Example; make the predictions again"
+        ) from error
     features = example.features.feature
     if "image/key" not in features or not features["image/key"].bytes_list.value:
         raise InputError("a record has no image/key; make the predictions again")
@@ -200,10 +203,11 @@ def read_prediction(serialized: bytes, num_classes: int) -> tuple[str, np.ndarra
         )  # (K,)
         values[classes] = top
     else:
-        raise InputError(f"the record of {key} is no prediction; make the predictions again")
+        raise InputError(f"the record of {key} is not a prediction; make the predictions again")
     total = float(values.sum(dtype=np.float64))
     if not np.isfinite(total) or total <= 0:
         raise InputError(
-            f"the prediction for {key} is no distribution (sum {total}); make the predictions again"
+            f"the prediction for {key} is not a distribution (sum {total}); make the predictions "
+            "again"
         )
     return key, values / np.float32(total)

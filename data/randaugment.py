@@ -163,7 +163,7 @@ TABLES = {
 """The recipes' tables. Noisy Student's release draws a probability too, but never uses it."""
 
 
-def check(
+def check_operations(
     num_layers: int, magnitude: float, ops: Sequence[str], mode: str, table: str = "noisy_student"
 ) -> None:
     """Raises InputError for settings that ``rand_augment`` cannot follow."""
@@ -175,9 +175,9 @@ def check(
         "mode": mode,
     }
     values = {f"randaugment_{name}": value for name, value in values.items()}
-    settings.check(values, PREPROCESSING, "preprocessing")
+    settings.check_settings(values, PREPROCESSING, "preprocessing")
     if table not in TABLES:
-        raise InputError(f"randaugment_table is {table!r}; RandAugment's are {', '.join(TABLES)}")
+        raise InputError(f"randaugment_table is {table!r}; it must be one of {', '.join(TABLES)}")
     require_operations(ops, table)
 
 
@@ -187,7 +187,8 @@ def require_operations(ops: Sequence[str], table: str) -> None:
     unknown = ", ".join(name for name in ops if name not in known)
     if unknown:
         raise InputError(
-            f"preprocessing.randaugment_ops: no {unknown} in {table}; known: {', '.join(known)}"
+            f"preprocessing.randaugment_ops: the table {table} has no operation {unknown}; known: "
+            f"{', '.join(known)}"
         )
 
 
@@ -284,7 +285,7 @@ def rand_augment(
     Raises:
         InputError: an unknown table, operation or mode, a negative number of layers or magnitude.
     """
-    check(num_layers, magnitude, ops, mode, table)
+    check_operations(num_layers, magnitude, ops, mode, table)
     if num_layers == 0:
         return image
     names = tuple(ops) or TABLES[table].ops

@@ -39,7 +39,7 @@ MAX_SHARDS = 16_384
 
 
 def num_shards_for(num_records: int) -> int:
-    """Returns the number of shards for a split if nobody chose one.
+    """Returns the default number of shards of a split.
 
     That is one for every 2,000 records, from 1 to 16,384. A training holds two windows of shuffled
     records in memory, each at least a shard. So shards grow with the split only above 32.8 million
@@ -157,7 +157,7 @@ def read_shard(
             count += 1
             position += len(record) + RECORD_OVERHEAD
     if problem is None and num_records is not None and count != num_records:
-        problem = f"{path}: {count} records, where its {MANIFEST} says {num_records}"
+        problem = f"{path} has {count} records, but its {MANIFEST} says {num_records}"
     if problem is None:
         return
     if on_error == "fail":
@@ -207,12 +207,12 @@ def write_split(
         count, digest = write_shard(directory / file, itertools.islice(iterator, size), index=True)
         if count != size:
             raise ValueError(
-                f"{directory}: the examples end {size - count} short of {file}'s end;"
-                f" {num_records} were announced"
+                f"{directory}: {size - count} examples are missing at the end of {file}; "
+                f"{num_records} were announced"
             )
         written.append((count, digest))
     if next(iterator, None) is not None:
-        raise ValueError(f"{directory}: more examples than the {num_records} announced")
+        raise ValueError(f"{directory}: there are more examples than the {num_records} announced")
     manifest = Manifest(
         directory=directory,
         name=name,
@@ -250,9 +250,9 @@ def require_same_classes(
 
     Args:
       predicted: name of each class.
-      of_predicted: whose classes these are, for the message.
+      of_predicted: what has these classes, for the message.
       labeled: name of each class of the labels.
-      of_labeled: whose classes these are.
+      of_labeled: what has these classes.
 
     Raises:
       InputError: other classes, or another order.
@@ -303,8 +303,8 @@ def _check_label(path: str, number: int, record: bytes, manifest: Manifest) -> N
     stored = list(features[name].int64_list.value) if name in features else []
     if len(stored) != 1 or not 0 <= stored[0] - offset < manifest.num_classes:
         found = f"label {stored[0]}" if stored else "no label"
-        where = f"{offset}..{offset + manifest.num_classes - 1}"
+        label_range = f"{offset}..{offset + manifest.num_classes - 1}"
         raise InputError(
             f"{path}: record {number} (counting from 0) has {found}; the labels of this split are"
-            f" {where}"
+            f" {label_range}"
         )

@@ -1,4 +1,4 @@
-"""Counts what is odd about the images of one role, and refuses a role whose images show nothing.
+"""Counts what is odd about the images of one role, and refuses a role if its images show nothing.
 
 `data.examine` says what is odd about one image. A few such images are only counted: `summary.json`
 has the numbers under `remarks`, and the log has one line for each remark.
@@ -17,14 +17,14 @@ from data.examine import DIM, PLAIN, TRANSPARENT, TURNED, Examined
 WORDS = {
     TRANSPARENT: (
         "have transparent pixels",
-        "they are composed over white, in training and in the exported model alike",
+        "training and the exported model compose them over white",
     ),
     PLAIN: ("are plain: all pixels of an image have one value", "check the files"),
     TURNED: (
         "carry an EXIF orientation that turns or mirrors them",
         (
-            "pixels are read as stored, in training and serving alike; turn the files, for instance"
-            " with mogrify -auto-orient"
+            "training and serving read the pixels as stored; turn the files, for instance with "
+            "mogrify -auto-orient"
         ),
     ),
     DIM: (
@@ -72,7 +72,7 @@ class Remarks:
         self._alike &= image.pixels == self._pixels
 
     def counts(self) -> Mapping[str, int]:
-        """Remark -> number of images."""
+        """Number of images of each remark."""
         return dict(sorted(self._counts.items()))
 
     def check(self) -> None:
@@ -80,7 +80,7 @@ class Remarks:
 
         Raises:
           InputError: more than half of the images, or all images of a class with several, are
-            plain; all images are alike; more than half are 16-bit PNG files that use few of their
+            plain; all images are equal; more than half are 16-bit PNG files that use few of their
             bits.
         """
         flag, total = f"--{self._role}", self._total
@@ -102,8 +102,8 @@ class Remarks:
         what, mend = WORDS[remark]
         if remark == PLAIN and self._plain_transparent:
             mend = (
-                f"{self._plain_transparent:,} of them are transparent, and are composed over white;"
-                " give them another background"
+                f"{self._plain_transparent:,} of them are transparent and are composed over white; "
+                "give them another background"
             )
         count = f"{self._counts[remark]:,} of {self._total:,} images"
         return f"--{self._role}: {count} {what} (first: {self._first[remark]}); {mend}"

@@ -20,7 +20,7 @@ import numpy as np
 from cli.errors import InputError
 from data import duplicates
 from data.draws import Usable
-from data.duplicates import LOOK_UP, Seen
+from data.duplicates import LOOK_UP, KnownImages
 from data.examine import Examined
 from data.sources import PUBLISHED, Collection, printable, split_location
 
@@ -66,17 +66,17 @@ def settle(
     )
     labeled, test = parts[0], parts[1] if len(parts) > 1 else test
     if test is not None:
-        seen = Seen(
+        seen = KnownImages(
             [test.collection.key(index) for index in test.indices],
             test.examined,
             data.near_duplicates,
         )
-        unseen = Unseen(seen, "labeled", len(labeled.indices), facts[f"{LEFT_OUT}labeled"])
+        unseen = HeldOutFilter(seen, "labeled", len(labeled.indices), facts[f"{LEFT_OUT}labeled"])
         labeled = labeled.pick(unseen.places(labeled.collection, labeled.indices, labeled.examined))
     groups = duplicates.identical(labeled.examined)
     identical = groups.repeated()
     if data.near_duplicates:
-        groups, pairs = duplicates.alike(labeled.examined, groups)
+        groups, pairs = duplicates.join_look_alikes(labeled.examined, groups)
         facts["look_alikes_of_several_classes"] = _of_several_classes(labeled, pairs, label_names)
     facts["repeated_labeled_images"] = {
         "identical": identical,
@@ -99,11 +99,11 @@ def _counted(labeled: Usable, test: Usable | None) -> dict[str, int]:
     if test is not None:
         examined, labels = [*examined, *test.examined], np.concatenate([labels, test.labels()])
     groups = duplicates.identical(examined).first
-    own = groups[: len(labeled.indices)]
+    labeled_groups = groups[: len(labeled.indices)]
     return {
-        "labeled": int((own != np.arange(len(own))).sum()),
-        "labeled_in_test": int(np.isin(own, groups[len(own) :]).sum()),
-        "of_several_classes": int(np.isin(own, groups[labels != labels[groups]]).sum()),
+        "labeled": int((labeled_groups != np.arange(len(labeled_groups))).sum()),
+        "labeled_in_test": int(np.isin(labeled_groups, groups[len(labeled_groups) :]).sum()),
+        "of_several_classes": int(np.isin(labeled_groups, groups[labels != labels[groups]]).sum()),
     }
 
 
@@ -128,16 +128,16 @@ def _without_contradictions(
 
     def where(place: int) -> str:
         part, index = places[place]
-        return part.collection.where(index)
+        return part.collection.describe(index)
 
     if len(pictures) and on_error == "fail":
         one = int(pictures[0])
         other = int(np.flatnonzero((groups == one) & (labels != labels[one]))[0])
         raise InputError(
-            f"{_number(len(pictures), 'picture stands', 'pictures stand')} under several classes"
-            f" (first: {where(one)} is {label_names[labels[one]]}, {where(other)} is"
-            f" {label_names[labels[other]]}); mend the labels, or leave all images of such pictures"
-            " out with --config.data.on_error=skip"
+            f"{_number(len(pictures), 'picture stands', 'pictures stand')} under several classes "
+            f"(first: {where(one)} is {label_names[labels[one]]}, {where(other)} is "
+            f"{label_names[labels[other]]}). Mend the labels, or leave all images of such pictures "
+            "out with --config.data.on_error=skip"
         )
     for place in np.flatnonzero(wrong).tolist():
         left_out.append(
@@ -160,9 +160,9 @@ def _of_several_classes(
     labels = labeled.labels()
     return [
         {
-            "file": labeled.collection.where(labeled.indices[one]),
+            "file": labeled.collection.describe(labeled.indices[one]),
             "class": label_names[labels[one]],
-            "looks_like": labeled.collection.where(labeled.indices[other]),
+            "looks_like": labeled.collection.describe(labeled.indices[other]),
             "class_of_that": label_names[labels[other]],
         }
         for one, other in pairs
@@ -170,7 +170,7 @@ def _of_several_classes(
     ]
 
 
-class Unseen:
+class HeldOutFilter:
     """Leaves held-out images out of another set of images.
 
     Args:
@@ -181,7 +181,9 @@ class Unseen:
         `bits`.
     """
 
-    def __init__(self, seen: Seen, role: str, total: int, left_out: list[dict[str, Any]]) -> None:
+    def __init__(
+        self, seen: KnownImages, role: str, total: int, left_out: list[dict[str, Any]]
+    ) -> None:
         self._seen, self._role, self._most, self._total, self._left_out = (
             seen,
             role,
@@ -205,7 +207,7 @@ class Unseen:
             found = self._seen.find(examined[start : start + LOOK_UP])
             for place, index in enumerate(indices[start : start + LOOK_UP]):
                 if place in found:
-                    self._leave_out({"file": collection.where(index), **found[place]})
+                    self._leave_out({"file": collection.describe(index), **found[place]})
                 else:
                     kept.append(start + place)
         return kept
@@ -218,15 +220,15 @@ class Unseen:
         self._originals.add(image["of"])
         if self._by_looks > self._most and self._by_looks > 2 * len(self._originals):
             raise InputError(
-                f"--{self._role}: {self._by_looks:,} or more of {self._total:,} images look like"
-                f" {len(self._originals):,} images held out for testing (such as {image['file']},"
-                f" like {printable(image['of'])}); if they are different pictures, pass"
-                " --config.data.near_duplicates=False; if they are copies, remove them"
+                f"--{self._role}: {self._by_looks:,} or more of {self._total:,} images look like "
+                f"{len(self._originals):,} images held out for testing (such as {image['file']}, "
+                f"like {printable(image['of'])}). If they are different pictures, pass "
+                "--config.data.near_duplicates=False. If they are copies, remove them"
             )
 
 
 def none_left(left_out: Sequence[Mapping[str, Any]], otherwise: str) -> str:
-    """Says why a pool has no image left: so many were held-out ones; else says `otherwise`."""
+    """Says why a pool has no image left: how many images were held out; else says `otherwise`."""
     if not left_out:
         return otherwise
     first = max(left_out, key=lambda image: int(image["bits"] >= 0))
@@ -236,8 +238,8 @@ def none_left(left_out: Sequence[Mapping[str, Any]], otherwise: str) -> str:
         else "name other images"
     )
     return (
-        f"{len(left_out):,} were left out as held-out images (such as {first['file']}, for"
-        f" {printable(first['of'])}); {mend}"
+        f"{len(left_out):,} were left out because held-out images repeat them (such as "
+        f"{first['file']}, for {printable(first['of'])}); {mend}"
     )
 
 
@@ -246,21 +248,21 @@ def in_words(summary: Mapping[str, Any]) -> list[str]:
     lines = []
     if left_out := summary.get(f"{LEFT_OUT}labeled"):
         lines.append(
-            f"{_number(len(left_out), 'labeled image was', 'labeled images were')} left out of"
-            f" training, being or looking like test images (such as {left_out[0]['file']}; all are"
-            " in summary.json)"
+            f"{_number(len(left_out), 'labeled image was', 'labeled images were')} left out of "
+            "training, because test images are equal or look alike (such as "
+            f"{left_out[0]['file']}; all are in summary.json)"
         )
     if wrong := summary.get("images_of_several_classes_left_out"):
         lines.append(
-            f"{_number(len(wrong), 'image was', 'images were')} left out, whose picture stands"
-            f" under several classes (such as {wrong[0]['file']}; all are in summary.json)"
+            f"{_number(len(wrong), 'image was', 'images were')} left out, because the same picture "
+            f"stands under several classes (such as {wrong[0]['file']}; all are in summary.json)"
         )
     repeated = summary.get("repeated_labeled_images", {"identical": 0, "look_alike": 0})
     if any(repeated.values()):
         lines.append(
-            f"labeled images that repeat another: {repeated['identical']:,} identical,"
-            f" {repeated['look_alike']:,} that look alike; each stands on the same side of every"
-            " split as the image that it repeats"
+            f"labeled images that repeat another: {repeated['identical']:,} identical, "
+            f"{repeated['look_alike']:,} that look alike; each is on the same side of every split "
+            "as the image that it repeats"
         )
     if alike := summary.get("look_alikes_of_several_classes"):
         first = alike[0]

@@ -27,7 +27,7 @@ IMAGENET_STD = (0.229 * 255, 0.224 * 255, 0.225 * 255)
 
 CROP_PADDING = 32  # of every released checkpoint: it was measured on S / (S + 32) of the short side
 
-SEED = Setting(0, "Seed of everything random but the test split.", at_least=0)
+SEED = Setting(0, "Seed of all random draws but the test split.", at_least=0)
 
 OF_DIGITS = (When("source", ("digits",)),)
 
@@ -68,7 +68,7 @@ DATA = Section(
         ),
         "test_fraction": Setting(
             0.2,
-            "Share of each labeled class held out for the test.",
+            "Share of each labeled class that is held out for the test.",
             above=0,
             below=1,
             when=(When("test", (None,)), When("test_per_class", (None,))),
@@ -111,16 +111,17 @@ DATA = Section(
         ),
         "long_tail": Setting(
             1.0,
-            "How many times more labeled images the largest class keeps than the smallest one; 1:"
-            " off. The classes between fall exponentially, in the order of their sizes. Labeled"
-            " images that become unlabeled keep the same proportions (docs/data.md).",
+            "Ratio of the labeled images of the largest class to those of the smallest class; 1: "
+            "off. The classes between fall exponentially, in the order of their sizes. Labeled "
+            "images that become unlabeled keep the same proportions (docs/data.md).",
             at_least=1,
             source="Cui et al. 2019, Section 5.1, has 10 to 200; off by default",
             when=(When("labeled_per_class"), When("source", tuple(FORMATS))),
         ),
         "labeled_as_unlabeled": Setting(
             "nothing",
-            "Labeled images that are unlabeled too: rest is what labeled_per_class leaves.",
+            "Which labeled images are also unlabeled images: rest is what labeled_per_class "
+            "leaves.",
             choices=("nothing", "rest", "all"),
         ),
         "near_duplicates": Setting(
@@ -129,12 +130,12 @@ DATA = Section(
         ),
         "on_error": Setting(
             "fail",
-            "What an unreadable image or record does: fail, or skip, which lists it.",
+            "What to do at an unreadable image or record: fail, or skip, which lists it.",
             choices=("fail", "skip"),
         ),
         "convert": Setting(
             False,
-            "Whether WebP, TIFF, AVIF, HEIC, JPEG 2000 and odd BMP files are stored as PNG.",
+            "Whether to store WebP, TIFF, AVIF, HEIC, JPEG 2000 and odd BMP files as PNG.",
         ),
         "use_as_prepared": Setting(
             False,
@@ -153,14 +154,14 @@ DATA = Section(
         ),
         "test_size": Setting(
             400,
-            "Of the digits: test images.",
+            "Number of test images of the embedded digits.",
             at_least=1,
             unit="images",
             when=OF_DIGITS,
         ),
         "out_of_domain": Setting(
             0,
-            "Of the digits: crops of photographs among the unlabeled images.",
+            "Number of crops of photographs among the unlabeled images of the embedded digits.",
             at_least=0,
             unit="images",
             when=OF_DIGITS,
@@ -169,7 +170,7 @@ DATA = Section(
 )
 
 EXPECTED = Section(
-    "What a full copy of the data holds, for a --dry_run before the data are there.",
+    "Size of the full data, for a --dry_run before the data exist.",
     {
         "labeled": Setting(
             None, "Labeled images.", type=int, none="not known", at_least=1, unit="images"
@@ -228,7 +229,8 @@ PREPROCESSING = Section(
         "flip": Setting(True, "Whether to mirror left and right with probability 0.5."),
         "pad": Setting(
             0,
-            "Mirrored border of which a random crop is taken; 0: off. For the small style.",
+            "Width of a mirrored border; a random crop is taken of the result; 0: off. For the "
+            "small style.",
             none="an eighth of the side in the small style, else 0",
             at_least=0,
             unit="pixels",
@@ -240,7 +242,7 @@ PREPROCESSING = Section(
             when=AUGMENTED,
         ),
         "randaugment_layers": Setting(
-            2, "Operations applied to an image, one after the other; 0: off.", at_least=0
+            2, "Number of operations applied to an image, one after the other; 0: off.", at_least=0
         ),
         "randaugment_magnitude": Setting(
             27.0,
@@ -251,7 +253,7 @@ PREPROCESSING = Section(
         ),
         "randaugment_ops": Setting(
             (),
-            "Operations to draw from; () is all of the table.",
+            "Operations to draw from; () is the whole table.",
             items=str,
             when=RANDAUGMENTED,
         ),

@@ -29,7 +29,7 @@ CIFAR10 = "cifar-10-python.tar.gz"
 
 
 class PixelImages:
-    """A `Collection` of images that have no files of their own.
+    """A `Collection` of images that are not in separate files.
 
     Args:
       name: name of the data set's part; images are NAME/NUMBER.
@@ -52,8 +52,8 @@ class PixelImages:
         """Returns the number within the part, in the original order."""
         return f"{self._name}/{index:06d}"
 
-    def where(self, index: int) -> str:
-        """Returns the key: there is no file of its own."""
+    def describe(self, index: int) -> str:
+        """Returns the key: the image has no separate file."""
         return self.key(index)
 
     def read(self, indices: Iterable[int]) -> Iterator[bytes | str]:

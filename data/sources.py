@@ -1,4 +1,4 @@
-"""What a data set offers to `data.prepare`: label names, and splits of images.
+"""The interface of a data set to `data.prepare`: label names, and splits of images.
 
 There are two layers. A *collection* is the images of one role as some format keeps them: a folder,
 TFRecords, tar archives, a TFDS data set. Locations of collections are written `[FORMAT:]PATH`, one
@@ -31,7 +31,7 @@ from data.manifest import INDEX_ENDING
 from data.settings import FORMATS
 
 if TYPE_CHECKING:
-    from data.duplicates import Seen  # which needs TensorFlow
+    from data.duplicates import KnownImages  # which needs TensorFlow
 
 TFRECORD_FILES = r"^[^.]+(\.tfrecords?)?(-\d+-of-\d+)?$|\.tfrecords?(-\d+-of-\d+)?$"
 """Names of TFRecord files: `train-00000-of-01024`, `x.tfrecord-00000-of-00001`, `pool.tfrecord`,
@@ -102,7 +102,7 @@ class Source(Protocol):
         """Returns the splits by name, out of `SPLITS`; none is empty."""
         ...
 
-    def held_out(self) -> Seen:
+    def held_out(self) -> KnownImages:
         """Returns the images of the test and the validation split.
 
         They are to be recognized among images of other origin.
@@ -120,7 +120,7 @@ class Collection(Protocol):
       labels: int32 [n], −1 if unknown.
       scattered: whether the images may be read in any order at no great cost; otherwise they are
         read in ascending order.
-      ignored: number of files that are no images, by kind.
+      ignored: number of files that are not images, by kind.
       problems: what could not even be listed (`file`, `why`), if `config.data.on_error` is "skip".
     """
 
@@ -134,7 +134,7 @@ class Collection(Protocol):
         """Returns a stable name of an image, unique within the collection."""
         ...
 
-    def where(self, index: int) -> str:
+    def describe(self, index: int) -> str:
         """Says where an image is, for people."""
         ...
 
@@ -148,13 +148,13 @@ class Collection(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """What a format is asked for.
+    """A request to a format: one location to open.
 
     Attributes:
       location: what the flag says after `FORMAT:`.
       role: "labeled", "unlabeled" or "test", or "pseudo_labeled" of TFRecords; its flag is
         `--ROLE`.
-      label_offset: stored label minus class, if the format stores labels of the user's own.
+      label_offset: stored label minus class, if the format stores the user's labels.
       on_error: "fail" or "skip"; see `Collection.problems`.
       num_classes: number of classes that a pseudo-label must be over.
       convert: whether images of other kinds are turned into PNG; see `data.convert`.
@@ -176,14 +176,14 @@ MANIFEST_ENDINGS = (".csv", ".json", ".jsonl")
 """Endings of the names of lists of images."""
 
 WITHOUT_PATH = ("tfds",)
-"""Formats whose locations are no paths."""
+"""Formats with locations that are not paths."""
 
 WITH_TEST = ("imagenet", "cifar10", "svhn")
-"""Formats with test images of their own, which are the test if no other is named."""
+"""Formats with their own test images, which are the test if no other is named."""
 
 
 PUBLISHED = ("imagenet", "cifar10", "svhn", "tfds")
-"""Formats of named benchmarks, whose labeled and test images stay as they were published."""
+"""Formats of named benchmarks. Their labeled and test images stay as they were published."""
 
 
 def split_location(location: str, default: str) -> tuple[str, str]:
@@ -211,13 +211,13 @@ def absolute(location: str, default: str) -> str:
     name, rest = split_location(location, default)
     if name not in WITHOUT_PATH and "://" in rest:
         raise InputError(
-            f"{printable(location)} is an address; mount or copy what it names, and give the path"
+            f"{printable(location)} is an address; mount or copy it, and give the local path"
         )
     if name not in WITHOUT_PATH:
         rest = os.path.abspath(os.path.expanduser(rest))
     if any(
         0xDC80 <= ord(character) <= 0xDCFF for character in rest
-    ):  # Python's stand-ins for bytes that are no UTF-8
+    ):  # Python's stand-ins for bytes that are not UTF-8
         raise InputError(f"{printable(rest)}: the path is not UTF-8; rename it, or link to it")
     return rest if name == default else f"{name}:{rest}"
 
@@ -258,7 +258,7 @@ def entries(
             ignored.update(filter(None, kinds))
         return [entry for entry, kind in zip(listed, kinds) if not kind]
     except FileNotFoundError as error:
-        raise InputError(f"{flag}: no folder {printable(folder)}") from error
+        raise InputError(f"{flag}: there is no folder {printable(folder)}") from error
     except NotADirectoryError as error:
         raise InputError(f"{flag}: {printable(folder)} is a file; name a folder") from error
     except OSError as error:
@@ -281,7 +281,7 @@ def find_files(request: Request, endings: str, what: str) -> list[str]:
     """Returns the files of a location, sorted.
 
     They are the location itself, the files that match it as a pattern, or the files in the folder
-    whose names match `endings`.
+    with names that match `endings`.
 
     Raises:
       InputError: there are none; the folder cannot be read; a file's name is not UTF-8.

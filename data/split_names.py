@@ -61,7 +61,7 @@ def splits_among(names: Collection[str]) -> dict[str, str]:
     return found if len(rests) == 1 else {}
 
 
-def check(
+def check_folder_names(
     request: Request, names: Collection[str], subfolders: Mapping[str, Collection[str]]
 ) -> None:
     """Checks that the folders of the classes are not splits.
@@ -93,7 +93,7 @@ def check(
         raise request.error(f"{what}; {_advice(request, found, inside[0])}")
     if len(found) > 1:
         logging.warning(
-            "--%s: the class folders %s are named as splits; if they are none of your classes, name"
+            "--%s: the class folders %s are named as splits; if they are not your classes, name"
             " one split's folder as --labeled",
             request.role,
             _listed(found.values()),
@@ -113,7 +113,7 @@ def check(
 
 
 def warn_of_inner_splits(request: Request, names: Collection[str]) -> None:
-    """Warns of folders of several splits, all of which are taken for images of one role."""
+    """Warns of folders of several splits, because all of them are taken for one role."""
     logging.warning(
         "--%s: there are images in folders of several splits (%s), and all of them are taken; keep"
         " those for testing apart, as --test",

@@ -1,4 +1,4 @@
-"""From collections to a source: examines every image, and draws the splits.
+"""Turns collections into a source: examines every image, and draws the splits.
 
 1. `test` is its own collection, or `test_fraction` of each labeled class. `test_seed` draws it, so
    it is the same for every `seed`.
@@ -36,9 +36,9 @@ from cli.errors import InputError
 from cli.progress import progress
 from data import corrections, fingerprint, repeats
 from data.draws import Usable, draw_labeled, hold_out_fold, hold_out_validation, validation_size
-from data.duplicates import Seen
+from data.duplicates import KnownImages
 from data.examination import Examination
-from data.repeats import Unseen, none_left
+from data.repeats import HeldOutFilter, none_left
 from data.sources import (
     WITH_TEST,
     WITHOUT_PATH,
@@ -70,8 +70,8 @@ class Part:
         for index, encoded in zip(self.indices, self.collection.read(self.indices)):
             if isinstance(encoded, str):
                 raise InputError(
-                    f"{self.collection.where(index)} could be read before and now cannot"
-                    f" ({encoded}); run the command again"
+                    f"{self.collection.describe(index)} was readable before and is not now "
+                    f"({encoded}); run the command again"
                 )
             label = int(self.collection.labels[index]) if with_labels else None
             yield Image(self.prefix + self.collection.key(index), encoded, label)
@@ -98,10 +98,10 @@ class SplitCollections:
     label_names: tuple[str, ...]
     facts: Mapping[str, Any]
     parts: Mapping[str, tuple[Part, ...]]
-    seen: Seen
+    seen: KnownImages
     read_from: Mapping[str, Any]
 
-    def held_out(self) -> Seen:
+    def held_out(self) -> KnownImages:
         """Returns the images of the test and the validation split."""
         return self.seen
 
@@ -125,8 +125,8 @@ def listed(config: ml_collections.ConfigDict) -> dict[str, Collection]:
     label_names = found["labeled"].label_names
     if len(label_names) < 2:
         raise InputError(
-            f"--labeled: {printable(data.labeled)} has one class only ({label_names[0]}); at least"
-            " two are needed"
+            f"--labeled: {printable(data.labeled)} has only one class ({label_names[0]}); at least "
+            "two are needed"
         )
     for role, collection in found.items():
         _check_keys(collection, role)
@@ -141,8 +141,8 @@ def split(config: ml_collections.ConfigDict) -> SplitCollections:
     """Opens, examines and splits the collections of `config.data`; see the module's text.
 
     Raises:
-      InputError: a collection cannot be read; fewer than two classes; labels or keys that cannot be
-        right; a class too small; an image that cannot be decoded (with `config.data.on_error` =
+      InputError: a collection cannot be read; fewer than two classes; impossible labels or keys; a
+        class too small; an image that cannot be decoded (with `config.data.on_error` =
         "skip" it is left out and listed in `facts`).
     """
     return split_listed(config, listed(config))
@@ -178,8 +178,8 @@ def split_listed(
     labeled, test, repeated = repeats.settle(labeled, test, label_names, data)
     if test is not None and not test.indices:
         raise InputError(
-            f"--test: {printable(data.test)} has no image left: each stands under several classes;"
-            " mend the labels"
+            f"--test: {printable(data.test)} has no image left: each stands under several classes; "
+            "mend the labels"
         )
     _check_classes(
         labeled, label_names, "no image left that is not in the test or under another class, too"
@@ -204,12 +204,12 @@ def split_listed(
         data.labeled_as_unlabeled
     ]
 
-    seen = Seen(
+    seen = KnownImages(
         [part.collection.key(index) for part in held_out for index in part.indices],
         [image for part in held_out for image in part.examined],
         data.near_duplicates,
     )
-    unseen = Unseen(seen, "labeled", len(as_unlabeled.indices), found.duplicates)
+    unseen = HeldOutFilter(seen, "labeled", len(as_unlabeled.indices), found.duplicates)
     places = unseen.places(as_unlabeled.collection, as_unlabeled.indices, as_unlabeled.examined)
     pools: list[Sequence[int]] = [as_unlabeled.pick(places).indices]
     if "unlabeled" in listed:
@@ -287,8 +287,8 @@ def _check_config(data: ml_collections.ConfigDict) -> None:
     }
     if len(locations) == 2 and len(places) == 1 and locations[0][0] not in WITH_TEST:
         raise InputError(
-            f"--test: {printable(data.test)} is what --labeled is; leave the flag out to hold out"
-            " labeled images"
+            f"--test names the same images as --labeled ({printable(data.test)}); leave the flag "
+            "out to hold out labeled images"
         )
 
 
@@ -302,13 +302,13 @@ def _check_keys(collection: Collection, role: str) -> None:
     for index in range(total) if doubled else ():
         key = collection.key(index)
         if key_hash(key) in doubled and first.setdefault(key, index) != index:
-            one, other = collection.where(first[key]), collection.where(index)
+            one, other = collection.describe(first[key]), collection.describe(index)
             mend = "rename one of them"
             if isinstance(collection, RecordImages) and (balanced := collection.balanced()):
                 mend = (
-                    "a balanced set has copies, and is no pool: name it as"
-                    f" --selection={printable(balanced)} of run_pseudo_label.sh, run_balance.sh or"
-                    " a training"
+                    "a balanced set holds copies, so it cannot be the pool; name it as "
+                    f"--selection={printable(balanced)} of run_pseudo_label.sh, run_balance.sh or "
+                    "a training"
                 )
             raise InputError(
                 f"--{role}: two images have the key {printable(key)} ({one}; {other}); {mend}"
@@ -319,9 +319,9 @@ def _check_labels(collection: Collection, role: str) -> None:
     num_classes = len(collection.label_names)
     wrong = np.flatnonzero((collection.labels < 0) | (collection.labels >= num_classes))
     if len(wrong):
-        where, label = collection.where(int(wrong[0])), collection.labels[wrong[0]]
+        location, label = collection.describe(int(wrong[0])), collection.labels[wrong[0]]
         raise InputError(
-            f"--{role}: {where} has class {label}; the {num_classes} classes are"
+            f"--{role}: {location} has class {label}; the {num_classes} classes are"
             f" 0..{num_classes - 1}"
         )
 
@@ -332,8 +332,8 @@ def _labels_as(label_names: Sequence[str], collection: Collection, location: str
     unknown = [name for name in collection.label_names if name not in number]
     if unknown:
         raise InputError(
-            f"--test: {printable(location)} has class {unknown[0]}, that --labeled lacks; remove it"
-            " or rename it"
+            f"--test: {printable(location)} has class {unknown[0]}, which --labeled lacks; remove "
+            "it or rename it"
         )
     missing = [name for name in label_names if name not in collection.label_names]
     if missing:

@@ -84,7 +84,7 @@ class TfdsImages:
         """Returns data set, version and split, and the number in TFDS's order."""
         return f"{self._name}/{index:08d}"
 
-    def where(self, index: int) -> str:
+    def describe(self, index: int) -> str:
         """Returns the key."""
         return self.key(index)
 
@@ -104,8 +104,8 @@ def open_tfds(request: Request) -> TfdsImages:
     """Opens a prepared TFDS data set.
 
     Raises:
-      InputError: there is none of that name or split, it is not prepared, or it is not one of
-        images with a class each.
+      InputError: there is no data set of that name or split, it is not prepared, or it is not one
+        of images with a class each.
     """
     name, slash, split = request.location.rpartition("/")
     if not slash:
@@ -118,7 +118,7 @@ def open_tfds(request: Request) -> TfdsImages:
         ValueError,
     ) as error:
         raise request.error(
-            f"is no data set of tensorflow-datasets ({' '.join(str(error).split())[:200]})"
+            f"is not a dataset of tensorflow-datasets ({' '.join(str(error).split())[:200]})"
         ) from error
     features = dict(builder.info.features or {})
     if not isinstance(features.get("image"), tfds.features.Image):

@@ -46,7 +46,7 @@ class RecordImages:
         self._paths = paths
         self._file, self._number, self._offset, self._size = (array.array(kind) for kind in "iiqi")
         self._keys: list[str] | None = None
-        self._filenames = 0  # keys that are file names, which nobody promised to differ
+        self._filenames = 0  # keys that are file names, which may repeat
         self._problems: list[dict[str, str]] = []
         self.problems: Sequence[Mapping[str, str]] = self._problems
         labels = array.array("i")
@@ -64,7 +64,7 @@ class RecordImages:
         self.labels = np.asarray(labels, np.int32)
         self.label_names: tuple[str, ...] = ()
         if request.role in ("labeled", "test"):
-            check_numbers(self.labels, self.where, request)
+            check_numbers(self.labels, self.describe, request)
             self.label_names = _label_names(self.labels, names)
 
     def _list(
@@ -99,8 +99,8 @@ class RecordImages:
     def _append(self, file: int, number: int, offset: int, size: int, key: str) -> None:
         if bool(key) != (self._keys is not None) and self._file:
             raise InputError(
-                f"{printable(self._paths[file])}: record {number} (counting from 0): some records"
-                " have a key and some have none"
+                f"{printable(self._paths[file])}: record {number} (counting from 0): some records "
+                "have a key, but others have none"
             )
         if key:
             self._keys = [] if self._keys is None else self._keys
@@ -132,7 +132,7 @@ class RecordImages:
             return directory
         return ""
 
-    def where(self, index: int) -> str:
+    def describe(self, index: int) -> str:
         """Returns file and record."""
         return (
             f"{printable(self._paths[self._file[index]])}: record {self._number[index]} (counting"
@@ -187,7 +187,7 @@ def _features(record: bytes, request: Request) -> tuple[int, str, str, bool]:
     try:
         features = dict(tf.train.Example.FromString(record).features.feature)
     except Exception as error:  # protobuf's DecodeError has no public home
-        raise InputError("is no tf.train.Example") from error
+        raise InputError("is not a tf.train.Example") from error
     if "image/encoded" not in features or not features["image/encoded"].bytes_list.value:
         raise InputError("has no image/encoded")
     texts = {
@@ -291,6 +291,7 @@ def pseudo_labeled(images: RecordImages, usable: Iterable[int]) -> Iterator[byte
             Exception
         ) as error:  # protobuf's DecodeError has no public home; or the file is gone, or another
             raise InputError(
-                f"{images.where(index)} could be read before and now cannot; run the command again"
+                f"{images.describe(index)} was readable before and is not now; run the command"
+                " again"
             ) from error
         yield example

@@ -1,9 +1,9 @@
 """Decodes PNG and GIF files, and composes transparent pixels over white.
 
 TensorFlow drops the alpha channel of a PNG and paints the transparent pixels of a GIF black. Icons
-whose shape is in the alpha channel alone would become plain images. All of this runs in the graph,
-so that training, evaluation and an exported model see the same pixels. Opaque images keep their
-pixels exactly.
+with their shape in the alpha channel alone would become plain images. All of this runs in the
+graph, so that training, evaluation and an exported model see the same pixels. Opaque images keep
+their pixels exactly.
 """
 
 from __future__ import annotations
@@ -147,7 +147,7 @@ def _first_frame(
     ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         value = byte(place)
         here = ~inside & (control == 0) & (byte(place + 1) == 0xF9)
-        # A block of data: its length, so many bytes; length 0 is the last.
+        # A block of data: its length, then its bytes; length 0 is the last.
         skip = tf.where(inside, 1 + value, 2)
         return place + skip, ~inside | (value > 0), tf.where(here, place, control)
 

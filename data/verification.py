@@ -1,7 +1,7 @@
 """Compares shards with the digests in their manifest, at their first full read.
 
-A record's CRC tells a damaged record. Only the manifest's SHA-256 also tells a shard whose records
-are in another order, or that belongs to another run. Each process compares a shard once, just
+A record's CRC tells a damaged record. Only the manifest's SHA-256 also finds a shard of another
+run, or with records in another order. Each process compares a shard once, just
 before it reads the shard, so nothing is read before it is needed. The operating system then has the
 file in memory, and the second read costs little.
 
@@ -139,7 +139,7 @@ def verified_beside(manifest: Manifest, shard: int) -> Iterator[str]:
     The block gets the path. It must publish nothing of what it reads before its end.
 
     Raises:
-      InputError: as `verify_shard`, at the end of the block or in place of an error in it.
+      InputError: as `verify_shard`, at the end of the block or instead of an error in it.
     """
     path = str(manifest.directory / manifest.files[shard])
     buckets.fetch([path])

@@ -36,7 +36,7 @@ class Architecture(NamedTuple):
         depth: factor of every number of repeats (then :func:`round_repeats`).
         image_size: side of the square training image, in pixels.
         dropout: dropout rate before the classifier, in [0, 1).
-        lite: whether it is an EfficientNet-Lite: no squeeze-and-excitation, and ReLU6 in place of
+        lite: whether it is an EfficientNet-Lite: no squeeze-and-excitation, and ReLU6 instead of
             swish. Stem, head and the repeats of the first and last stage are not scaled.
     """
 
@@ -295,7 +295,7 @@ def coefficients(model: Mapping[str, Any]) -> tuple[float, float, bool]:
     )
 
 
-def check(model: Mapping[str, Any]) -> None:
+def check_settings(model: Mapping[str, Any]) -> None:
     """Raises InputError for an impossible width, depth, stride or survival probability."""
     survival = model.get("survival_probability")
     width, depth, lite = coefficients(model)
@@ -318,6 +318,6 @@ def warning(model: Mapping[str, Any], image_size: int) -> str | None:
     if image_size > 64 or (model.get("stem_stride") or 2) != 2 or model.get("strides"):
         return None
     return (
-        f"note: {model['name']} halves the {image_size} pixels five times, and little is left; "
-        "set model.strides, as image_folder.py:small does"
+        f"note: {model['name']} halves images of {image_size} pixels five times, so few pixels are "
+        "left; set model.strides to keep more, as image_folder.py:small does"
     )

@@ -9,7 +9,7 @@ so that weights travel by layer name. The differences are what semi-supervised t
 - initial weights that are a function of a seed,
 - small-image strides,
 - logits as the output,
-- normalization without weights of its own.
+- normalization without its own weights.
 
 Source: Tan and Le, "EfficientNet", ICML 2019, and the authors' code (github.com/tensorflow/tpu,
 models/official/efficientnet).
@@ -90,7 +90,9 @@ def EfficientNet(
         InputError: an unknown variant or an argument out of its range; the message says which.
     """
     if name not in ARCHITECTURES:
-        raise InputError(f"no EfficientNet variant {name!r}; there are {', '.join(ARCHITECTURES)}")
+        raise InputError(
+            f"there is no EfficientNet variant {name!r}; known: {', '.join(ARCHITECTURES)}"
+        )
     if not num_classes or num_classes < 1:
         raise InputError(f"EfficientNet needs num_classes of at least 1, not {num_classes}")
     if stem_stride not in (1, 2):

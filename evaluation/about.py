@@ -167,7 +167,7 @@ def _named(names: Sequence[str]) -> str:
     return ", ".join(names[:_MOST_NAMED]) + more
 
 
-def commands(run: Path | None, own: str, directory: Path) -> list[str]:
+def commands(run: Path | None, command: str, directory: Path) -> list[str]:
     """Returns the commands that made a run, as they were carried out.
 
     The loop's list also has commands that were refused or stopped, and stages that were started
@@ -176,11 +176,11 @@ def commands(run: Path | None, own: str, directory: Path) -> list[str]:
 
     Args:
       run: directory of the whole run, if there is one.
-      own: the command line of this evaluation.
+      command: the command line of this evaluation.
       directory: work directory of this evaluation.
     """
     if not run or not (run / "commands.txt").exists():
-        return [own]
+        return [command]
     last: dict[Path, str] = {}
     for line in (run / "commands.txt").read_text(encoding="utf-8").splitlines():
         place = next((word[10:] for word in _words(line) if word.startswith("--workdir=")), "")
@@ -189,7 +189,7 @@ def commands(run: Path | None, own: str, directory: Path) -> list[str]:
             last[run / place] = line
     shown = [line for place, line in last.items() if _is_done(run, place, directory)]
     listed = any(directory.resolve() in (place, run / place.name) for place in last)
-    return shown if listed else [*shown, own]
+    return shown if listed else [*shown, command]
 
 
 def _is_done(run: Path, place: Path, directory: Path) -> bool:

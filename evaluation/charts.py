@@ -268,17 +268,17 @@ def scatter(
       places: float [n, 2].
       labels: int [n], the true classes.
       right: bool [n], whether the answer is right.
-      names: names of the classes; None: too many classes to tell apart, so one color for all.
+      names: names of the classes; None: too many classes for a color each, so one color for all.
     """
     shown = list(enumerate(names)) if names else [(0, "images")]
     chart = Chart(label, 3.6 + 0.2 * -(-(len(shown) + 1) // 3))
     with chart as axes:
         for i, name in shown:
-            own = places[labels == i] if names else places
+            of_class = places[labels == i] if names else places
             marker = MARKERS[i % len(MARKERS)]  # colors come again after seven classes
             axes.plot(
-                own[:, 0],
-                own[:, 1],
+                of_class[:, 0],
+                of_class[:, 1],
                 color=color(i),
                 marker=marker,
                 linestyle="none",

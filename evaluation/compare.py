@@ -3,9 +3,9 @@
     ./run_tool.sh compare --workdir=W --runs='runs/quickstart/seed_*' \
         [--models=teacher,student_2] [--suite=clean,c,p,adversarial]
 
-All seeds are evaluated alike, and their numbers are put together. Each run is a directory that
-`run_noisy_student.sh` leaves: `data/`, with the models beside it. All runs must have the same test
-images, so the corrupted images are built once. Leaves in W:
+All seeds are evaluated in the same way, and their numbers are put together. Each run is a directory
+that `run_noisy_student.sh` leaves: `data/`, with the models beside it. All runs must have the same
+test images, so the corrupted images are built once. Leaves in W:
 
     <run>/          an evaluation of each run, as run_evaluate.sh leaves it, with its own report
     report.html     the table over seeds
@@ -128,7 +128,7 @@ def main(
 def find_runs(text: str) -> dict[str, Path]:
     """Returns the runs by name, in the order of their names.
 
-    Prints which directories are left out because they are no runs.
+    Prints which directories are left out because they are not runs.
 
     Raises:
       InputError: no runs, or two of the same name.
@@ -145,7 +145,8 @@ def find_runs(text: str) -> dict[str, Path]:
                 )
     if not found:
         raise InputError(
-            f"--runs={text}: no directory with data/ and models; give those of run_noisy_student.sh"
+            f"--runs={text}: there is no directory with data/ and models; give work directories of "
+            "run_noisy_student.sh"
         )
     return found
 
@@ -170,24 +171,24 @@ def with_models(runs: Mapping[str, Path], names: Sequence[str]) -> dict[str, Pat
     for run, folder in runs.items():
         lacking = [name for name in names if not (folder / name / "summary.json").exists()]
         if lacking:
-            print(f"{folder} is left out: no finished {', '.join(lacking)}")
+            print(f"{folder} is left out: it has no finished {', '.join(lacking)}")
         else:
             complete[run] = folder
     if not complete:
         raise InputError(
-            f"none of the runs has all of {', '.join(names)}; finish them with"
-            " run_noisy_student.sh, or name --models"
+            f"none of the runs has all of {', '.join(names)}; finish the runs with "
+            "run_noisy_student.sh, or name other --models"
         )
     return complete
 
 
 def _require_same_images(splits: Sequence[Path]) -> None:
     digests = {split: read_manifest(split, "labeled").digests for split in splits}
-    for split, own in digests.items():
-        if own != digests[splits[0]]:
+    for split, digest in digests.items():
+        if digest != digests[splits[0]]:
             raise InputError(
-                f"{split} holds other test images than {splits[0]}; seeds can be compared on the"
-                " same ones only"
+                f"{split} holds other test images than {splits[0]}; seeds can only be compared on "
+                "the same test images"
             )
 
 
@@ -214,8 +215,8 @@ def aggregate(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> dict[s
             gains[key] = gain_over_seeds(found[trained[0]], found[trained[-1]])._asdict()
         if trained and probe.NAME in names:
             over_probe[key] = gain_over_seeds(found[probe.NAME], found[trained[-1]])._asdict()
-    told = {"gains_over_probe": over_probe} if over_probe else {}
-    return {"numbers": numbers, "gains": gains, **told}
+    probe_gains = {"gains_over_probe": over_probe} if over_probe else {}
+    return {"numbers": numbers, "gains": gains, **probe_gains}
 
 
 def _described(values: Sequence[Any]) -> dict[str, Any]:
@@ -252,8 +253,8 @@ def _gain(gain: Mapping[str, Any], better: str) -> list[str]:
     sign = 1 if better == "higher" else -1
     count = sum(sign * value > 0 for value in gain["values"])
     p = gain["p_value"]
-    told = "–" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
-    return [_mean(gain, "+"), f"{count} of {len(gain['values'])}", told]
+    p_value = "–" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
+    return [_mean(gain, "+"), f"{count} of {len(gain['values'])}", p_value]
 
 
 def _mean(described: Mapping[str, Any], sign: str = "") -> str:

@@ -69,8 +69,8 @@ def mmd(reference: np.ndarray, served: np.ndarray, seed: int = 0) -> Mmd:
     """Tests whether two samples of vectors are of one distribution.
 
     The kernel is exp(-d² / 2 s²), s the median distance d between vectors of both samples. Source:
-    Gretton et al. 2012, "A Kernel Two-Sample Test", equation 3 and section 8. Of more than `MOST`
-    vectors, so many are drawn.
+    Gretton et al. 2012, "A Kernel Two-Sample Test", equation 3 and section 8. Of more vectors,
+    `MOST` are drawn.
 
     Args:
       reference: float [n, C], n >= 2.

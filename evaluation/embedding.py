@@ -1,8 +1,8 @@
-"""Map of the features by which a model tells its classes apart, for the report.
+"""Map of the features that separate a model's classes, for the report.
 
 The features are the input of the model's last layer, as the exported signature `embed` answers
-them. PCA takes them to two dimensions. A model tells classes apart with ease if they lie apart on
-the map.
+them. PCA takes them to two dimensions. A model separates classes with ease if they lie apart on the
+map.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def features_of(
         values = below(batch["image"]).numpy()  # (B, C)
         found.append((batch["key"].numpy()[real], batch["label"].numpy()[real], values[real]))
     keys, labels, features = (np.concatenate(parts) for parts in zip(*found))
-    return predict.check(examples, keys, labels), labels, features
+    return predict.check_keys(examples, keys, labels), labels, features
 
 
 def some(examples: Examples, most: int = MOST_POINTS) -> Examples:

@@ -85,15 +85,15 @@ def main(
     settings = Settings.from_config(config.evaluate)
     split = split or settings.split
     chosen = _suites(suite, {"real": data_real, "a": data_a})
-    own = bool(
+    has_preprocessing = bool(
         {"clean", "real", "adversarial"} & set(chosen)
         or ("c" in chosen and not data_c)
         or ("p" in chosen and not data_p)
     )
-    if own and not data:
-        raise InputError("--data is missing; it is the directory of the images to evaluate on")
+    if has_preprocessing and not data:
+        raise InputError("--data is missing; name the directory of the images to evaluate on")
     devices = strategies.devices(strategy, cpu_devices, tpu)  # before anything else uses TensorFlow
-    manifest = _open_split(data, split) if own and data else None
+    manifest = _open_split(data, split) if has_preprocessing and data else None
     candidates = {
         name: open_candidate(name, path, settings.saved_model_style)
         for name, path in _named(model).items()
@@ -102,7 +102,9 @@ def main(
         _check_classes(candidate, manifest)
     baseline = settings.baseline or next(iter(candidates))
     if baseline not in candidates:
-        raise InputError(f"evaluate.baseline: no model {baseline!r} among {', '.join(candidates)}")
+        raise InputError(
+            f"evaluate.baseline: there is no model {baseline!r} among {', '.join(candidates)}"
+        )
 
     began = time.monotonic()
     directory = Path(workdir)
@@ -112,7 +114,7 @@ def main(
     resolved = {
         "stage": "evaluate",
         "evaluate": settings.to_dict(),
-        "split": split if own else None,
+        "split": split if has_preprocessing else None,
         "models": {name: candidate.digest for name, candidate in tested.items()},
         "suites": chosen,
         "places": {
@@ -124,7 +126,7 @@ def main(
     sets = _open_released(chosen, settings, data_a, data_c, data_p)
     if "real" in chosen and data_real:
         imagenet.real_labels(data_real, [])  # fails now, not after hours of work
-    done = start(workdir, resolved, {"data": Path(data)} if own and data else None)
+    done = start(workdir, resolved, {"data": Path(data)} if has_preprocessing and data else None)
     if done is not None:
         say_done(workdir, f"{workdir} is done: nothing to evaluate\n{shown(workdir, done, table)}")
         return
@@ -147,8 +149,8 @@ def main(
     if evaluations:
         summary["figures"] = _draw(directory, [e for e in evaluations if e.name in candidates])
     seconds = time.monotonic() - began
-    told = (evaluations, candidates, inputs, manifest, sys.argv, seconds)
-    summary["report"] = str(report.write(directory, summary, *told))
+    about_the_run = (evaluations, candidates, inputs, manifest, sys.argv, seconds)
+    summary["report"] = str(report.write(directory, summary, *about_the_run))
     finish(workdir, summary, f"{workdir} is done: nothing to evaluate\n{table(summary)}")
     print(table(summary))
     print(f"report: {summary['report']}")
@@ -169,7 +171,7 @@ def _open_probe(
     if not (init and data and manifest and settings.probe):
         return None
     if not (Path(data) / "labeled" / MANIFEST).exists():
-        print(f"no {probe.NAME}: {data} has no labeled split")
+        print(f"the {probe.NAME} is left out: {data} has no labeled split")
         return None
     labeled = read_manifest(Path(data) / "labeled", "labeled")
     names = manifest.label_names
@@ -293,10 +295,10 @@ def _summarize(
     for name, candidate in candidates.items():
         mine, folder = suites_of(candidate, chosen, inputs, settings), directory / name
         row: dict[str, Any] = {}
-        own: results.Scores = {}
+        set_scores: results.Scores = {}
         if "clean" in mine or "real" in mine:
             assert manifest is not None
-            evaluation, row, own = results.clean(folder, name, manifest.label_names)
+            evaluation, row, set_scores = results.clean(folder, name, manifest.label_names)
             evaluations.append(evaluation)
         if "real" in mine and data_real:
             labels = labels or imagenet.real_labels(
@@ -317,8 +319,8 @@ def _summarize(
         ):
             if suite in mine:
                 row[suite], more = measured()
-                own |= more
-        rows[name], scores[name] = row, own
+                set_scores |= more
+        rows[name], scores[name] = row, set_scores
     results.relative_to(rows, baseline, inputs.released_c, inputs.released_p)
     for name, differences in results.versus(scores, baseline).items():
         rows[name]["versus"] = differences
@@ -405,8 +407,8 @@ def _check_classes(candidate: Candidate, manifest: Manifest | None) -> None:
     if manifest is None:
         if len(ours) != imagenet.NUM_CLASSES:
             raise InputError(
-                f"{candidate.directory} tells {len(ours)} classes apart, not ImageNet's"
-                f" {imagenet.NUM_CLASSES}"
+                f"{candidate.directory} has {len(ours)} classes, not ImageNet's "
+                f"{imagenet.NUM_CLASSES}"
             )
         return
     require_same_classes(

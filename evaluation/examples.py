@@ -30,14 +30,14 @@ class Examples:
 
     Attributes:
       name: unique among the sets that are evaluated together.
-      where: its directory, for messages.
+      origin: its directory, for messages.
       count: number of its examples.
       num_classes: labels are 0 … num_classes − 1.
       stream: makes the dataset of (encoded string, key string, label int64), each example once.
     """
 
     name: str
-    where: str
+    origin: str
     count: int
     num_classes: int
     stream: Callable[[], tf.data.Dataset]
@@ -112,7 +112,7 @@ def from_files(
 
 
 def from_videos(
-    videos: Sequence[tuple[Path, str, int]], name: str, where: str, frames: int, num_classes: int
+    videos: Sequence[tuple[Path, str, int]], name: str, origin: str, frames: int, num_classes: int
 ) -> Examples:
     """Returns the frames of `videos`, each (file, key, class).
 
@@ -129,7 +129,7 @@ def from_videos(
     def stream() -> tf.data.Dataset:
         return tf.data.Dataset.from_generator(decoded, output_signature=ELEMENT)
 
-    return Examples(name, where, len(videos) * frames, num_classes, stream)
+    return Examples(name, origin, len(videos) * frames, num_classes, stream)
 
 
 def read_video(path: Path, frames: int | None = None) -> list[np.ndarray]:

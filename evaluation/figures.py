@@ -1,8 +1,8 @@
 """Draws figures of an evaluation as PNG files: reliability, confusions, and a summary of both.
 
-The summary also has the accuracies. Figures are objects of their own (no pyplot, no global state,
-no display). Colors are the eight of Okabe and Ito ("Color Universal Design", 2008), which can be
-told apart with any color vision. Lines differ in marker as well.
+The summary also has the accuracies. Figures are independent objects (no pyplot, no global state,
+no display). Colors are the eight of Okabe and Ito ("Color Universal Design", 2008), which differ
+for any color vision. Lines differ in marker as well.
 """
 
 from __future__ import annotations
@@ -142,7 +142,8 @@ def _draw_reliability(axes: Axes, evaluations: Sequence[Evaluation]) -> None:
     _title(
         axes,
         f"Calibration of {last.name}: ECE {last.ece:.3f}",
-        f"{len(last.bins.count)} bins; larger marks: more images; below the diagonal: too sure",
+        f"{len(last.bins.count)} bins; larger marks: more images; below the diagonal: "
+        "overconfident",
     )
 
 
@@ -216,7 +217,7 @@ def _text(name: str, fallback: str | None = None, longest: int = _LONGEST_NAME) 
     """Returns `name`, shortened to `longest` characters.
 
     Returns `fallback`, if there is one, where the font lacks one of the characters. It would draw
-    an empty box, which names nobody.
+    an empty box, which names no one.
     """
     if fallback is not None:
         font = font_manager.get_font(font_manager.findfont("DejaVu Sans"))

@@ -70,7 +70,7 @@ def wnids() -> tuple[str, ...]:
 
 
 def _class_folders(directory: Path) -> list[tuple[str, int]]:
-    """Returns the folders of `directory`, whose names are WordNet ids, with their classes.
+    """Returns the folders of `directory` with their classes; their names are WordNet ids.
 
     Raises:
       InputError: a folder has any other name, or there are no folders.
@@ -98,17 +98,17 @@ def _directory(path: str | Path, what: str) -> Path:
 
 
 def imagenet_a(path: str | Path) -> Examples:
-    """Returns ImageNet-A. Raises InputError where a folder is none of its 200 classes."""
+    """Returns ImageNet-A. Raises InputError where a folder is not one of its 200 classes."""
     directory = _directory(path, "--data_a")
     folders = _class_folders(directory)
     other = [name for name, label in folders if label not in set(A_CLASSES.tolist())]
     if other:
-        raise InputError(f"--data_a: {directory / other[0]} is none of ImageNet-A's 200 classes")
+        raise InputError(f"--data_a: {directory / other[0]} is not one of ImageNet-A's 200 classes")
     return from_files(directory, "a", folders, NUM_CLASSES)
 
 
 def class_folders(path: str | Path) -> Examples:
-    """Returns photographs of ImageNet's classes. Raises InputError where a folder is no class."""
+    """Returns photographs of ImageNet's classes. Raises InputError for a folder of no class."""
     directory = _directory(path, "--check")
     return from_files(directory, "photographs", _class_folders(directory), NUM_CLASSES)
 
@@ -155,7 +155,7 @@ def imagenet_p(path: str | Path, difficulty: int) -> dict[str, tuple[Examples, i
 
     Args:
       path: directory of ImageNet-P.
-      difficulty: 1 to 3. Noise of difficulty 2 and 3 is in folders of its own, such as
+      difficulty: 1 to 3. Noise of difficulty 2 and 3 is in separate folders, such as
         gaussian_noise_2.
 
     Raises:
@@ -164,8 +164,8 @@ def imagenet_p(path: str | Path, difficulty: int) -> dict[str, tuple[Examples, i
     directory = _directory(path, "--data_p")
     found = {}
     for perturbation in (*PERTURBATIONS, *EXTRA_PERTURBATIONS):
-        own = "noise" in perturbation and difficulty > 1
-        folder = directory / (f"{perturbation}_{difficulty}" if own else perturbation)
+        separate = "noise" in perturbation and difficulty > 1
+        folder = directory / (f"{perturbation}_{difficulty}" if separate else perturbation)
         if not folder.is_dir():
             continue
         videos = [
@@ -201,8 +201,8 @@ def real_labels(path: str | Path, keys: Sequence[str]) -> list[list[int]]:
     except (FileNotFoundError, InputError) as error:
         reason = one_line(error)
         raise InputError(
-            f"--data_real: {path} cannot be read, or is no list of lists of classes ({reason});"
-            " give the authors' file"
+            f"--data_real: {path} cannot be read, or is not a list of lists of classes ({reason}); "
+            "give the authors' file"
         ) from error
     labels = []
     for key in keys:

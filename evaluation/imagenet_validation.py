@@ -52,7 +52,7 @@ def prepare(imagenet: str, output: Path) -> Path:
 def _require_order(
     images: ArchiveImages | RecordImages, names: tuple[str, ...], imagenet: str
 ) -> None:
-    """Raises InputError where a label is none of the 1,000 classes, or its name is another one."""
+    """Raises InputError where a label is not one of the 1,000 classes, or has another name."""
     highest = int(images.labels.max())
     if highest >= NUM_CLASSES:
         raise InputError(
@@ -70,5 +70,5 @@ def _require_order(
 def _examples(images: ArchiveImages | RecordImages) -> Iterator[bytes]:
     for index, encoded in enumerate(images.read(range(len(images.labels)))):
         if isinstance(encoded, str):
-            raise InputError(f"--imagenet: {images.where(index)}: {encoded}; get the file again")
+            raise InputError(f"--imagenet: {images.describe(index)}: {encoded}; get the file again")
         yield make_example(encoded, images.key(index), label=int(images.labels[index]))

@@ -37,7 +37,7 @@ def _check(probabilities: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, n
 
 
 def top_k_accuracy(probabilities: np.ndarray, labels: np.ndarray, k: int) -> float:
-    """Returns the share of examples whose label is among the k most probable classes, in 0–1.
+    """Returns the share of examples with the label among the k most probable classes, in 0–1.
 
     With fewer than k classes it is the accuracy within min(k, K), which is 1 by definition. Equal
     probabilities rank by class number, as in `np.argmax` and `tf.math.top_k`. So a model that
@@ -50,15 +50,15 @@ def top_k_accuracy(probabilities: np.ndarray, labels: np.ndarray, k: int) -> flo
     probabilities, labels = _check(probabilities, labels)
     if k < 1:
         raise ValueError(f"k must be at least 1, not {k}")
-    own = np.take_along_axis(probabilities, labels[:, None], axis=1)  # (N, 1)
-    ahead = (probabilities > own) | (
-        (probabilities == own) & (np.arange(probabilities.shape[1]) < labels[:, None])
+    of_label = np.take_along_axis(probabilities, labels[:, None], axis=1)  # (N, 1)
+    ahead = (probabilities > of_label) | (
+        (probabilities == of_label) & (np.arange(probabilities.shape[1]) < labels[:, None])
     )  # (N, K)
     return float(np.mean(ahead.sum(axis=1) < min(k, probabilities.shape[1])))
 
 
 def top1(probabilities: np.ndarray, labels: np.ndarray) -> float:
-    """Returns the share of the examples whose most probable class is the label, in 0–1."""
+    """Returns the share of examples with the label as the most probable class, in 0–1."""
     probabilities, labels = _check(probabilities, labels)
     return _right(probabilities, labels) / len(labels)
 
@@ -94,8 +94,8 @@ def nll(probabilities: np.ndarray, labels: np.ndarray) -> float:
     Source: Guo et al. 2017, "On Calibration of Modern Neural Networks", section 2, NLL.
     """
     probabilities, labels = _check(probabilities, labels)
-    own = np.take_along_axis(probabilities, labels[:, None], axis=1)[:, 0].astype(np.float64)
-    return float(-np.mean(np.log(np.maximum(own, np.finfo(np.float32).tiny)))) + 0.0
+    of_label = np.take_along_axis(probabilities, labels[:, None], axis=1)[:, 0].astype(np.float64)
+    return float(-np.mean(np.log(np.maximum(of_label, np.finfo(np.float32).tiny)))) + 0.0
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ def ece(
 
     ECE = Σ_m (n_m / N) · |acc(B_m) − conf(B_m)|. conf is the bin's mean highest probability, and
     acc its share of right answers. There are M = `bins` bins. Equal-width bins hold the examples
-    whose highest probability lies in ((m − 1)/M, m/M]. Equal-mass bins hold N/M examples each,
+    with the highest probability in ((m − 1)/M, m/M]. Equal-mass bins hold N/M examples each,
     sorted by that probability, but examples of the same probability stay together.
 
     Source: Guo et al. 2017, "On Calibration of Modern Neural Networks", section 2, equations 1–3; M

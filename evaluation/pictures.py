@@ -102,7 +102,7 @@ def by_key(manifest: Manifest, keys: Sequence[str]) -> dict[str, bytes]:
 
 
 def most_confident(pseudo_labeled: Path, per_class: int, classes: int) -> dict[str, list[Picture]]:
-    """Returns the images with the surest pseudo-labels, for each of the first `classes` classes."""
+    """Returns the most confident pseudo-labeled images of each of the first `classes` classes."""
     manifest = read_manifest(pseudo_labeled, "pseudo_labeled")
     best: list[list[tuple[float, str, bytes]]] = [
         [] for _ in range(min(classes, manifest.num_classes))
@@ -138,7 +138,7 @@ def filtered_out(predictions: Path, unlabeled: Path, threshold: float, count: in
     manifest = read_manifest(predictions, "predictions")
     worst: list[
         tuple[float, str, int]
-    ] = []  # of the negative confidence, so that the heap drops the surest
+    ] = []  # of the negative confidence, so that the heap drops the most confident
     for record in _records(manifest):
         key, probabilities = protos.read_prediction(record, manifest.num_classes)
         if probabilities.max() <= threshold:
@@ -159,7 +159,7 @@ def filtered_out(predictions: Path, unlabeled: Path, threshold: float, count: in
 
 
 def out_of_domain(pseudo_labeled: Path, domain: str, count: int) -> list[Picture]:
-    """Returns pseudo-labeled images whose key does not start with `domain`/.
+    """Returns pseudo-labeled images with keys that do not start with `domain`/.
 
     They passed the threshold and should not have.
     """
@@ -205,7 +205,7 @@ def disagreements(
 ) -> list[Picture]:
     """Returns images that the first model gets wrong and the second right.
 
-    The images come first for which the second model is surest.
+    The images come first for which the second model is most confident.
     """
     (first_name, a), (second_name, b) = first, second
     labels, one, other = (

@@ -155,15 +155,15 @@ def _blame(sets: Sequence[Examples], error: Exception) -> InputError:
             raise_refusal(own)
             reason = " ".join(str(own.message).split())[:200]
             return InputError(
-                f"{examples.where} holds a damaged record or image ({reason}); make the data again"
+                f"{examples.origin} holds a damaged record or image ({reason}); make the data again"
             )
         if found != examples.count:
             return InputError(
-                f"{examples.where} holds {found} examples, not the {examples.count} announced; make"
-                " the data again"
+                f"{examples.origin} holds {found} examples, not the {examples.count} announced;"
+                " make the data again"
             )
     reason = " ".join(str(error).split())[:200]
-    return InputError(f"{sets[0].where} cannot be used ({reason})")
+    return InputError(f"{sets[0].origin} cannot be used ({reason})")
 
 
 @dataclasses.dataclass
@@ -235,7 +235,7 @@ def predict(
 def require_some(examples: Examples) -> None:
     """Raises InputError for an empty set."""
     if not examples.count:
-        raise InputError(f"{examples.where} holds no examples; there is nothing to evaluate")
+        raise InputError(f"{examples.origin} holds no examples; there is nothing to evaluate")
 
 
 def require_classes(classifier: Classifier, count: int, examples: Examples) -> None:
@@ -245,13 +245,13 @@ def require_classes(classifier: Classifier, count: int, examples: Examples) -> N
     """
     if count != examples.num_classes:
         raise InputError(
-            f"{classifier.name} tells {count} classes apart, {examples.where} has"
-            f" {examples.num_classes}"
+            f"{classifier.name} has {count} classes, but {examples.origin} has "
+            f"{examples.num_classes}"
         )
 
 
 def require_labels(examples: Examples, keys: np.ndarray, labels: np.ndarray) -> None:
-    """Raises InputError where one of `labels` is no class.
+    """Raises InputError where one of `labels` is not a class.
 
     `keys` are the keys of the examples, as bytes or str.
     """
@@ -260,7 +260,7 @@ def require_labels(examples: Examples, keys: np.ndarray, labels: np.ndarray) -> 
         key, label = keys[wrong][0], labels[wrong][0]
         name = key.decode("utf-8") if isinstance(key, bytes) else key
         raise InputError(
-            f"{examples.where}: {name or 'an image'} has no label or the label {label}, outside"
+            f"{examples.origin}: {name or 'an image'} has no label or the label {label}, outside"
             f" 0..{examples.num_classes - 1}; make the data again"
         )
 
@@ -274,17 +274,17 @@ def _require_finite(probabilities: np.ndarray, keys: np.ndarray, classifier: Cla
         )
 
 
-def check(examples: Examples, keys: np.ndarray, labels: np.ndarray) -> np.ndarray:
+def check_keys(examples: Examples, keys: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Returns the keys (bytes [N]) as unicode strings, once the examples are checked.
 
     Raises:
-      InputError: an example is missing, comes twice, or has a label that is no class.
+      InputError: an example is missing, comes twice, or has a label that is not a class.
     """
-    where = examples.where
+    origin = examples.origin
     if len(keys) != examples.count:
         raise InputError(
-            f"{where} holds {len(keys)} examples, not the {examples.count} announced; make the data"
-            " again"
+            f"{origin} holds {len(keys)} examples, not the {examples.count} announced; make the"
+            " data again"
         )
     # Shards made elsewhere have no keys; their examples get their place as key.
     decoded = (
@@ -295,7 +295,7 @@ def check(examples: Examples, keys: np.ndarray, labels: np.ndarray) -> np.ndarra
     unique, counts = np.unique(decoded, return_counts=True)
     if len(unique) != len(decoded):
         raise InputError(
-            f"{where} holds the key {str(unique[counts > 1][0])!r} {counts.max()} times; each"
+            f"{origin} holds the key {str(unique[counts > 1][0])!r} {counts.max()} times; each"
             " example must be evaluated once"
         )
     require_labels(examples, decoded, labels)
@@ -305,7 +305,7 @@ def check(examples: Examples, keys: np.ndarray, labels: np.ndarray) -> np.ndarra
 def _finish(examples: Examples, collected: _Collected, seconds: float) -> Predictions:
     keys = np.concatenate(collected.keys) if collected.keys else np.zeros([0], object)
     labels = np.concatenate(collected.labels) if collected.labels else np.zeros([0], np.int64)
-    keys = check(examples, keys, labels)
+    keys = check_keys(examples, keys, labels)
     values = {
         name: np.concatenate([part[name] for part in collected.values])
         for name in collected.values[0]

@@ -151,11 +151,15 @@ def open_probe(
       InputError: `init` names no weights.
     """
     if labeled.num_records > MOST_IMAGES:
-        print(f"no {NAME}: {labeled.num_records:,} labeled images are more than {MOST_IMAGES:,}")
+        print(
+            f"the {NAME} is left out: {labeled.num_records:,} labeled images are more than "
+            f"{MOST_IMAGES:,}"
+        )
         return None
     if versions.find(like.directory) is not None:
         print(
-            f"no {NAME}: {like.directory} is an export; name a training directory first in --model"
+            f"the {NAME} is left out: {like.directory} is an export; name a training directory "
+            "first in --model"
         )
         return None
     spec = model_dir.read_spec(like.directory)
@@ -167,7 +171,7 @@ def open_probe(
         below = embedding.pooled(initial.load())
         if below is None:
             raise InputError(
-                f"--init={init}: its last layer is no Dense layer; set evaluate.probe=False"
+                f"--init={init}: its last layer is not a Dense layer; set evaluate.probe=False"
             )
         kernel, bias = _fitted(below, like.preprocessing, labeled, folder, batch_size, seed)[:2]
         return lambda images: tf.cast(below(images, training=False), tf.float32) @ kernel + bias

@@ -27,7 +27,7 @@ def main(name: str | None, check: str | None) -> None:
     """Prints the table of weights, or the result of a check. Raises InputError."""
     if bool(name) != bool(check):
         raise InputError(
-            "--name and --check belong together: the weights, and a folder of photographs"
+            "--name and --check must be given together: the weights, and a folder of photographs"
         )
     if not (name and check):
         print(published.listing())
@@ -53,7 +53,8 @@ def full_name(name: str) -> tuple[str, str]:
             raise InputError(f"--name={name}: {error}") from error
         if not name.endswith("_classifier"):
             raise InputError(
-                f"--name={name}: these weights have no classifier, which would name the photographs"
+                f"--name={name}: these weights have no classifier, so they cannot name the "
+                "photographs"
             )
         return name, network
     row = published.find(name)
@@ -74,7 +75,7 @@ def measure(text: str, network: str, folder: Path) -> tuple[int, float, float, i
       (photographs, top-1 and top-5 in percent among the 1,000 classes, image size in pixels).
 
     Raises:
-      InputError: a folder is no class of ImageNet, it holds no images, or the weights cannot be
+      InputError: a folder is not a class of ImageNet, it holds no images, or the weights cannot be
         had.
     """
     import tensorflow as tf
@@ -89,12 +90,12 @@ def measure(text: str, network: str, folder: Path) -> tuple[int, float, float, i
     pixels = examples.stream().map(
         lambda encoded, key, label: (eval_image(encoded, preprocessing), label)
     )
-    hits, count = [0, 0], 0
+    right, count = [0, 0], 0
     for images, labels in pixels.batch(BATCH):
         logits = model(images, training=False)
         for place, k in enumerate((1, 5)):
-            hits[place] += int(
+            right[place] += int(
                 tf.reduce_sum(tf.cast(tf.math.in_top_k(labels, logits, k), tf.int32))
             )
         count += int(labels.shape[0])
-    return count, 100 * hits[0] / count, 100 * hits[1] / count, preprocessing.image_size
+    return count, 100 * right[0] / count, 100 * right[1] / count, preprocessing.image_size

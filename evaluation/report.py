@@ -105,7 +105,7 @@ class _Report:
         self.last, self.baseline = (
             list(candidates)[-1],
             summary["baseline"],
-        )  # the probe is no candidate
+        )  # the probe is not a candidate
         self.runs = {
             name: model_dir.run_directory(candidate.directory).resolve()
             for name, candidate in candidates.items()
@@ -190,7 +190,7 @@ class _Report:
             return
         details = {e.name: results.details(e) for e in self.evaluations}
         last = next(e for e in self.evaluations if e.name == self.last)
-        own = details[last.name]
+        evaluation = details[last.name]
         values = [100 * e.top1 for e in self.evaluations]
         intervals = [[100 * bound for bound in e.top1_interval] for e in self.evaluations]
         names = [e.name for e in self.evaluations]
@@ -198,7 +198,7 @@ class _Report:
         shares = {"chance": self.summary["chance"], "majority": self.summary["majority"]["top1"]}
         guesses = {name: 100 * share for name, share in shares.items()}
         said += "".join(f", {name} {value:.1f} %" for name, value in guesses.items())
-        histogram = own["confidence_histogram"]
+        histogram = evaluation["confidence_histogram"]
         yield (
             "charts",
             [
@@ -276,8 +276,8 @@ class _Report:
 
     def commands(self) -> list[str]:
         """Returns the commands that made the run, as far as they are known."""
-        own = f"./run_evaluate.sh {shlex.join(self.command[1:])}"
-        return about.commands(self.run, own, self.directory)
+        this_command = f"./run_evaluate.sh {shlex.join(self.command[1:])}"
+        return about.commands(self.run, this_command, self.directory)
 
     def provenance(self) -> Section:
         yield "commands", "\n".join(self.commands())

@@ -4,8 +4,8 @@
     ./run_tool.sh reproduce --name=noisy_student:b7 --imagenet=DIR --workdir=W \
         [--data_real=real.json] [--data_a=DIR] [--data_c=DIR] [--data_p=DIR]
 
-Downloads the weights by name, reads ImageNet's validation images (TFRecords or the official tar
-files, docs/data.md), and runs the suites that it has data for. Leaves in W:
+Downloads the weights by name and reads ImageNet's validation images (TFRecords or the official
+tar files, docs/data.md). Runs the suites that it has data for. Leaves in W:
 
     data/          the validation images as the split `test`
     NAME_NETWORK/  the weights as a model directory
@@ -35,7 +35,7 @@ from weights import published
 from weights.published import Published
 
 NAMES = ("noisy_student", "advprop", "randaugment")
-"""Releases whose checkpoints are compared; the second paper's authors released none."""
+"""Releases with checkpoints to compare; the second paper's authors released none."""
 
 SPLIT = "test"
 
@@ -91,14 +91,15 @@ def main(
     if not name:
         if imagenet or workdir or any(places.values()):
             raise InputError(
-                "--name is missing: say which checkpoint, such as --name=noisy_student:b0"
+                "--name is missing; name a checkpoint, such as --name=noisy_student:b0"
             )
         print(listing())
         return 0
     row = checkpoint(name)
     if not (imagenet and workdir):
         raise InputError(
-            "--imagenet and --workdir are missing: the validation images, and where the results go"
+            "--imagenet and --workdir are missing; give the validation images and a directory for "
+            "the results"
         )
     directory = Path(workdir)
     measure(
@@ -116,7 +117,8 @@ def checkpoint(text: str) -> Published:
         raise published.unknown(text, "--name")
     if row.name not in NAMES:
         raise InputError(
-            f"--name={text}: its numbers are not in the papers; {', '.join(NAMES)} are"
+            f"--name={text}: the papers do not state its numbers; they state those of "
+            f"{', '.join(NAMES)}"
         )
     return row
 
@@ -135,11 +137,11 @@ def listing() -> str:
     """Returns a line per released checkpoint: what is published, and the command to compare it."""
     lines = []
     for row in rows():
-        told = ", ".join(f"{key} {value:g}" for key, value in figures(row).items())
+        published = ", ".join(f"{key} {value:g}" for key, value in figures(row).items())
         command = (
             f"./run_tool.sh reproduce --name={row.name}:{row.network} --imagenet=DIR --workdir=W"
         )
-        lines.append(f"{row.name}:{row.network}\n    published: {told}\n    {command}")
+        lines.append(f"{row.name}:{row.network}\n    published: {published}\n    {command}")
     return "\n".join([*lines, "Meta Pseudo Labels: no checkpoint was released"])
 
 
@@ -191,7 +193,7 @@ def compare(row: Published, directory: Path, sets: Mapping[str, str]) -> int:
     ]
     sides = {suite: side(suite, Path(path)) for suite, path in sets.items()}
     ours = dict(numbers(models[model], sides))
-    lines, outside, told = [], 0, {}
+    lines, outside, found_numbers = [], 0, {}
     for key, figure in figures(row).items():
         if key not in ours:
             lines.append(
@@ -201,7 +203,12 @@ def compare(row: Published, directory: Path, sets: Mapping[str, str]) -> int:
         value, low, high = ours[key]
         inside = low - 0.05 <= figure <= high + 0.05  # it is rounded to a tenth
         outside += not inside
-        told[key] = {"ours": value, "interval": [low, high], "published": figure, "inside": inside}
+        found_numbers[key] = {
+            "ours": value,
+            "interval": [low, high],
+            "published": figure,
+            "inside": inside,
+        }
         verdict = "reproduced" if inside else "NOT REPRODUCED"
         lines.append(
             f"{key:<16}{value:>8.2f}{f'{low:.2f} to {high:.2f}':>18}{figure:>11.2f}  {verdict}"
@@ -213,7 +220,8 @@ def compare(row: Published, directory: Path, sets: Mapping[str, str]) -> int:
         for key in more
     ]
     write_json(
-        directory / "comparison.json", {"weights": f"{row.name}:{row.network}", "numbers": told}
+        directory / "comparison.json",
+        {"weights": f"{row.name}:{row.network}", "numbers": found_numbers},
     )
     print(
         f"{row.name}:{row.network}\n{'number':<16}{'ours':>8}{'95 % interval':>18}{'published':>11}"
@@ -241,16 +249,24 @@ def numbers(row: Mapping[str, Any], sides: Mapping[str, int]) -> Iterator[tuple[
     for suite, mean, number in (("c", "mean_error", "mce"), ("p", "mean_flip", "mfr")):
         if suite not in row or row[suite].get(f"{mean}_interval") is None:
             continue
-        own, end = row[suite], f"@{sides[suite]}"
-        low, high = own[f"{mean}_interval"]
+        suite_row, end = row[suite], f"@{sides[suite]}"
+        low, high = suite_row[f"{mean}_interval"]
         if suite == "c":
-            yield f"c.top1{end}", Measured(100 * (1 - own[mean]), 100 * (1 - high), 100 * (1 - low))
+            yield (
+                f"c.top1{end}",
+                Measured(100 * (1 - suite_row[mean]), 100 * (1 - high), 100 * (1 - low)),
+            )
         else:
-            yield f"p.top1{end}", _share(own["top1"], own["sequences"])
-        if own.get(number) is not None and own[mean]:
+            yield f"p.top1{end}", _share(suite_row["top1"], suite_row["sequences"])
+        if suite_row.get(number) is not None and suite_row[mean]:
             yield (
                 f"{suite}.{number}{end}",
-                Measured(*(own[number] * value / own[mean] for value in (own[mean], low, high))),
+                Measured(
+                    *(
+                        suite_row[number] * value / suite_row[mean]
+                        for value in (suite_row[mean], low, high)
+                    )
+                ),
             )
 
 

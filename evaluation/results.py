@@ -253,19 +253,19 @@ def relative_to(
             p["reference"] = ALEXNET if released_p else baseline
             p["fr"] = robustness.flip_rates(p["flips"], flips) if flips else {}
             known = [p["fr"][name] for name in p["fr"] if name in robustness.PERTURBATIONS]
-            whole = not released_p or len(known) == len(robustness.PERTURBATIONS)
-            p["mfr" if whole else "mfr_of_part"] = robustness.mean_or_none(known)
+            complete = not released_p or len(known) == len(robustness.PERTURBATIONS)
+            p["mfr" if complete else "mfr_of_part"] = robustness.mean_or_none(known)
 
 
 def versus(scores: Mapping[str, Scores], baseline: str) -> dict[str, dict[str, Any]]:
     """Returns model -> suite -> difference to the baseline on the same examples."""
     compared: dict[str, dict[str, Any]] = {}
-    for name, own in scores.items():
+    for name, scored in scores.items():
         if name == baseline:
             continue
         pairs = {
             suite: (scores[baseline][suite], values)
-            for suite, values in own.items()
+            for suite, values in scored.items()
             if suite in scores[baseline]
         }
         compared[name] = {

@@ -79,8 +79,8 @@ def corruption_errors(
 ) -> dict[str, float | None]:
     """Returns CE of each corruption, in percent: 100 · Σ_s error(s) / Σ_s reference(s).
 
-    The sums are over the severities. CE is None where the reference makes no mistake at all (on a
-    small test set of the user's own), since nothing can be divided by it.
+    The sums are over the severities. CE is None where the reference makes no mistake (on a small
+    test set).
     """
     result: dict[str, float | None] = {}
     for name, row in errors.items():
@@ -154,5 +154,5 @@ def real_precision(
     """
     if len(answers) != len(labels):
         raise ValueError(f"{len(answers)} answers, {len(labels)} lists of labels")
-    places = np.array([i for i, own in enumerate(labels) if len(own)], np.int64)
+    places = np.array([i for i, accepted in enumerate(labels) if len(accepted)], np.int64)
     return np.array([answers[i] in labels[i] for i in places], bool), places

@@ -6,16 +6,16 @@ from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any
 
-from cli.settings import Section, Setting, check, make
+from cli.settings import Section, Setting, check_settings, make
 from data.settings import STYLES
 
 NORMS = ("inf", "2")
 MADRY = "Madry et al. 2018"
 
 EVALUATE = Section(
-    "How models are evaluated. A recipe may leave out any of them.",
+    "How models are evaluated. A recipe may leave out any of these settings.",
     {
-        "batch_size": Setting(128, "Images at a time.", at_least=1, unit="images"),
+        "batch_size": Setting(128, "Number of images in a batch.", at_least=1, unit="images"),
         "split": Setting(
             "test",
             "Split of the data; validation for choosing hyper-parameters. The flag --split.",
@@ -35,7 +35,8 @@ EVALUATE = Section(
         ),
         "saved_model_style": Setting(
             "imagenet",
-            "Preprocessing of a SavedModel that does not say: imagenet (central crop) or small.",
+            "Preprocessing of a SavedModel that does not state it: imagenet (central crop) or "
+            "small.",
             choices=STYLES,
         ),
         "whole_image": Setting(
@@ -74,7 +75,9 @@ EVALUATE = Section(
             above=0,
         ),
         "pgd_random_start": Setting(
-            True, "Whether PGD starts at a random place; the paper does not say.", source=MADRY
+            True,
+            "Whether PGD starts at a random place, which the paper does not say.",
+            source=MADRY,
         ),
     },
 )
@@ -84,7 +87,7 @@ class Settings(SimpleNamespace):
     """The values of `EVALUATE`, each its default unless it is given."""
 
     def __init__(self, **values: Any) -> None:
-        check(values, EVALUATE, "config.evaluate")
+        check_settings(values, EVALUATE, "config.evaluate")
         super().__init__(**{**make(EVALUATE).to_dict(), **values})
 
     @property

@@ -197,7 +197,7 @@ def attacks(shown: Suites) -> Section:
     said = ", ".join(f"{name} {value:.1f} %" for name, value in zip(names, pgd))
     schema = {"evaluate": {"pgd_iterations": int, "pgd_epsilon": float, "norm": object}}
     settings = read_json(shown.directory / "config.json", schema)["evaluate"]
-    told = (
+    conditions = (
         f"{settings['pgd_iterations']} iterations, ε = {settings['pgd_epsilon']:g}, norm"
         f" {settings['norm']}; 95 % Wilson intervals."
     )
@@ -218,7 +218,7 @@ def attacks(shown: Suites) -> Section:
             (
                 "PGD",
                 charts.bars(f"Top-1 under PGD: {said}", names, pgd, intervals, "top-1 (%)"),
-                told,
+                conditions,
             ),
         ],
     )

@@ -228,7 +228,7 @@ def _run_p(classifier: Classifier, inputs: Inputs, settings: Settings, folder: F
         classifier, pending, settings.batch_size, predict.answers, preprocessing
     ):
         name, frames = named[examples.name]
-        answers = sequences(result.keys, result.values["answers"], frames, examples.where)
+        answers = sequences(result.keys, result.values["answers"], frames, examples.origin)
         names = np.array(
             [str(key).rsplit("#", 1)[0] for key in result.keys[::frames]]
         )  # without the frame's number
@@ -251,7 +251,7 @@ def _rate(result: Predictions) -> dict[str, float]:
     return {"images_per_second": round(len(result.keys) / max(result.seconds, 1e-9), 1)}
 
 
-def sequences(keys: np.ndarray, answers: np.ndarray, frames: int, where: str) -> np.ndarray:
+def sequences(keys: np.ndarray, answers: np.ndarray, frames: int, origin: str) -> np.ndarray:
     """Returns the answers [n · frames] as [n, frames].
 
     Raises:
@@ -259,12 +259,12 @@ def sequences(keys: np.ndarray, answers: np.ndarray, frames: int, where: str) ->
     """
     names, numbers = zip(*(str(key).rsplit("#", 1) for key in keys))
     by_sequence = np.array(names).reshape(-1, frames)
-    whole = (by_sequence == by_sequence[:, :1]).all() and (
+    complete = (by_sequence == by_sequence[:, :1]).all() and (
         np.array(numbers, int).reshape(-1, frames) == np.arange(frames)
     ).all()
-    if not whole:
+    if not complete:
         raise InputError(
-            f"{where} holds sequences that are not {frames} frames each, in order; make the data"
+            f"{origin} holds sequences that are not {frames} frames each, in order; make the data"
             " again"
         )
     return answers.reshape(-1, frames)
@@ -370,7 +370,7 @@ def _run_adversarial(
             predict.read(predict.image_batches([examples], s.batch_size, pixels), [examples])
         ):
             real = batch["set"].numpy() >= 0
-            # Before the attack: the loss of a label that is no class would depend on the device.
+            # Before the attack: the loss of a label that is not a class would depend on the device.
             predict.require_labels(
                 examples, batch["key"].numpy()[real], batch["label"].numpy()[real]
             )
@@ -400,7 +400,7 @@ def _run_adversarial(
         for name, array in arrays.items():
             collected[name].append(array)
     merged = {name: np.concatenate(arrays) for name, arrays in collected.items()}
-    merged["keys"] = predict.check(examples, merged["keys"], merged["labels"])
+    merged["keys"] = predict.check_keys(examples, merged["keys"], merged["labels"])
     merged["fgsm"] = merged["fgsm"].T  # (E, N)
     values = {
         "examples": examples.count,

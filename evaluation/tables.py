@@ -43,7 +43,7 @@ def notes(summary: dict[str, Any]) -> list[str]:
         lines.append(f"{summary['examples']:,} examples of split {summary['split']}")
     if left_out := summary.get("left_out_of_training"):
         what = "1 labeled image was" if left_out == 1 else f"{left_out:,} labeled images were"
-        lines.append(f"{what} left out of training, being or looking like test images")
+        lines.append(f"{what} left out of training, because test images are equal or look alike")
     if "probe" in summary:
         lines += [probe_line(summary["probe"]), *_against_probe(summary)]
     if "chance" in summary:

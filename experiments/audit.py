@@ -63,7 +63,7 @@ def main() -> int:
     for paper, rows in CHAPTERS.items():
         print(f"== {paper}")
         for row in rows:
-            errors = check(row)
+            errors = check_row(row)
             wrong += bool(errors)
             print(f"{'WRONG' if errors else 'ok':<6}{row.verdict:<20}{row.part}{_items(row)}")
             print("".join(f"      {error}\n" for error in errors), end="")
@@ -75,19 +75,19 @@ def _items(row: Row) -> str:
     return f": {', '.join(row.items)}" if row.items else ""
 
 
-def check(row: Row) -> list[str]:
+def check_row(row: Row) -> list[str]:
     """Returns what is wrong with a row, a line each."""
     errors = []
     if row.verdict not in VERDICTS:
-        errors.append(f"the verdict {row.verdict!r} is none of {', '.join(VERDICTS)}")
+        errors.append(f"the verdict {row.verdict!r} is not one of {', '.join(VERDICTS)}")
     if row.verdict == IMPOSSIBLE and not row.why:
-        errors.append("it is impossible here, and does not say why")
+        errors.append("it is impossible here, but does not say why")
     if row.verdict != IMPOSSIBLE and not row.commands:
         errors.append("it has no command")
     if row.verdict == DRY_RUN and not row.numbers:
         errors.append("its dry run is compared with nothing")
     if row.verdict in (RUN, STAND_IN) and not row.ran:
-        errors.append("it does not say where what was run stands")
+        errors.append("it does not name the place of its results")
     errors += [error for place in row.ran if (error := _absent(place))]
     plans = []
     for command in row.commands:
@@ -119,9 +119,9 @@ def _compared(numbers: Numbers, plans: list[Plan]) -> Iterable[str]:
     found = [plan[numbers.training] for plan in plans if numbers.training in plan]
     if not found:
         known = ", ".join(dict.fromkeys(name for plan in plans for name in plan))
-        yield f"no training {numbers.training!r}; the commands have {known or 'none'}"
-    for told, (name, value) in itertools.product(found, numbers.values.items()):
-        here = told.get(name)
+        yield f"there is no training {numbers.training!r}; the commands have {known or 'none'}"
+    for here_by_name, (name, value) in itertools.product(found, numbers.values.items()):
+        here = here_by_name.get(name)
         wanted = value.here if isinstance(value, Differs) else value
         if not _same(here, wanted, TOLERANCE if name in ROUNDED else 1e-6):
             yield f"{numbers.training}.{name} is {here!r}; {numbers.source}: {wanted!r}"
@@ -168,12 +168,12 @@ def planned(command: str) -> Plan:
     if found.name == "prepare_data":
         return {"data": _of_data(values["config"])}
     if found.name == "study":
-        study.check(values["config"])
+        study.check_config(values["config"])
     return {}
 
 
 def _of_loop(config: ConfigDict) -> Plan:
-    loop.check(config)
+    loop.check_loop(config)
     stages = loop.plan(config, NOWHERE, {}, "auto")
     images = dry_runs.images(config, NOWHERE)
     dry_run.describe(config, NOWHERE, {}, stages, images)
@@ -189,14 +189,19 @@ def _of_loop(config: ConfigDict) -> Plan:
 
 def _of_training(config: ConfigDict, section: str, init: str | None) -> Plan:
     given: dict[str, str | None] = {"pseudo_labeled": None, "teacher": None}
-    train.check(config, section, init=bool(init) or section.startswith("finetune"))
+    train.check_training(config, section, init=bool(init) or section.startswith("finetune"))
     if not section.startswith("finetune"):  # a fine-tuning needs the finished model of --init
         train.describe(config, section, NOWHERE, given)
     images = dry_runs.images(config, NOWHERE)
     method = train.find(config, section)
-    own = {key: value for key, value in config[section].to_dict().items() if key != "preprocessing"}
+    settings_here = {
+        key: value for key, value in config[section].to_dict().items() if key != "preprocessing"
+    }
     values = resolve.section(
-        own, labeled_examples=images["labeled"], unlabeled=bool(method.unlabeled(own)), quiet=True
+        settings_here,
+        labeled_examples=images["labeled"],
+        unlabeled=bool(method.unlabeled(settings_here)),
+        quiet=True,
     )
     size = dry_runs.image_size(config, section, images)
     plan: Plan = {"data": _of_data(config)}
@@ -236,12 +241,12 @@ def _of_network(
     per_epoch = images["labeled"] / batch
     schedule: Any = schedules.of_section(values, per_epoch)[network.name]
     decays = getattr(schedule, "decay_steps", math.inf)
-    own = {
+    settings_here = {
         key: value
         for key, value in config[section].get("preprocessing", {}).items()
         if value is not None
     }
-    noise = {**config.preprocessing.to_dict(), **own}
+    noise = {**config.preprocessing.to_dict(), **settings_here}
     of_variant = ARCHITECTURES.get(model["name"])
     pool = images["unlabeled"] or math.inf
     return {

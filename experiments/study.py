@@ -55,7 +55,7 @@ def main(
     the runs named there, and the results wait for the others.
     """
     config = with_images(config, {"labeled": labeled, "unlabeled": unlabeled, "test": test})
-    check(config)
+    check_config(config)
     chosen = selected(config, only)
     directory = Path(workdir).expanduser().resolve()
     if dry_run:
@@ -105,7 +105,7 @@ def with_images(config: ConfigDict, given: Mapping[str, str | None]) -> ConfigDi
         )
     if flags and not config.of_photographs:
         raise InputError(
-            f"{flags[0].partition('=')[0]}: this study has images of its own; leave it out, or give"
+            f"{flags[0].partition('=')[0]}: this study has its own images; leave it out, or give"
             " it in config.flags"
         )
     config = config.copy_and_resolve_references()
@@ -136,8 +136,8 @@ def selected(config: ConfigDict, only: str | None) -> list[tuple[str, int]]:
         if not found:
             names = ", ".join(row[0] for row in config.runs)
             raise InputError(
-                f"--only={only}: no run {word}; the runs are {names}, the seeds"
-                f" {seeds(config)[0]} to {seeds(config)[-1]}"
+                f"--only={only}: there is no run {word}; the runs are {names}, the seeds "
+                f"{seeds(config)[0]} to {seeds(config)[-1]}"
             )
         wanted.update(found)
     if config.shared:
@@ -145,7 +145,7 @@ def selected(config: ConfigDict, only: str | None) -> list[tuple[str, int]]:
     return [run for run in runs if run in wanted]
 
 
-def check(config: ConfigDict) -> None:
+def check_config(config: ConfigDict) -> None:
     """Raises InputError where the study cannot be run as it stands."""
     if config.correction not in ("none", "holm"):
         raise InputError(f"config.correction is {config.correction!r}; it can be none or holm")
@@ -155,19 +155,21 @@ def check(config: ConfigDict) -> None:
     for name, _, *method in config.runs:
         if method and method[0] not in config.methods:
             raise InputError(
-                f"config.runs: {name} is of method {method[0]!r}; there are"
-                f" {', '.join(config.methods)}"
+                f"config.runs: {name} has the method {method[0]!r}; known: "
+                f"{', '.join(config.methods)}"
             )
     for name, origin, _ in config.readings:
         if origin not in runs:
             raise InputError(
-                f"config.readings: {name} is read from run {origin!r}; there are {', '.join(runs)}"
+                f"config.readings: {name} is read from run {origin!r}; the runs are "
+                f"{', '.join(runs)}"
             )
     for better, worse, _ in config.claims:
         for name in (better, worse):
             if name not in readings:
                 raise InputError(
-                    f"config.claims: no reading {name!r}; there are {', '.join(readings)}"
+                    f"config.claims: there is no reading {name!r}; the readings are "
+                    f"{', '.join(readings)}"
                 )
 
 
@@ -273,7 +275,7 @@ def run(config: ConfigDict, workdir: Path, name: str, seed: int, threads: int = 
     directory.mkdir(parents=True, exist_ok=True)
     for part in linked(config, name):
         if not (directory / part).exists():
-            (directory / part).unlink(missing_ok=True)  # a link whose target is gone
+            (directory / part).unlink(missing_ok=True)  # a link without its target
             (directory / part).symlink_to(
                 os.path.relpath(run_directory(workdir, config.runs[0][0], seed) / part, directory)
             )
@@ -331,7 +333,7 @@ def compare(better: Sequence[float], worse: Sequence[float]) -> dict[str, Any]:
       "opposite" where the interval leaves out 0, else "not decided".
     """
     gain = gain_over_seeds(worse, better)
-    assert gain.interval  # `check` wants two seeds
+    assert gain.interval  # `check_config` wants two seeds
     low, high = gain.interval
     verdict = "holds" if low > 0 else "opposite" if high < 0 else "not decided"
     return {

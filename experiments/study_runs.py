@@ -40,13 +40,13 @@ def commands(config: ConfigDict, workdir: Path, name: str, seed: int) -> list[Co
     )
     of_run = [_of_recipe(flag, config.recipe) for flag in flags]
     made = []
-    for part, script, own in stages:
+    for part, script, stage_flags in stages:
         directory = directories[name] / part
-        own = [flag.format(run=directories[name], **directories) for flag in own]
+        stage_flags = [flag.format(run=directories[name], **directories) for flag in stage_flags]
         common = [
             f"--config={config.recipe}",
             *config.flags,
-            *own,
+            *stage_flags,
             *of_run,
             f"--config.seed={seed}",
             f"--workdir={directory}",
@@ -60,8 +60,12 @@ def _of_recipe(flag: str, recipe: str) -> str:
 
     Where the recipe has no such section (`pseudo_label_1`), it is a flag of the general section.
     """
-    own = re.fullmatch(r"--config\.(\w+)_1\.(.*)", flag)
-    return f"--config.{own[1]}.{own[2]}" if own and f"{own[1]}_1" not in _keys(recipe) else flag
+    first_iteration = re.fullmatch(r"--config\.(\w+)_1\.(.*)", flag)
+    return (
+        f"--config.{first_iteration[1]}.{first_iteration[2]}"
+        if first_iteration and f"{first_iteration[1]}_1" not in _keys(recipe)
+        else flag
+    )
 
 
 @functools.lru_cache
@@ -76,9 +80,9 @@ def linked(config: ConfigDict, name: str) -> list[str]:
     """
     if name == config.runs[0][0]:
         return []
-    own = next(row[1] for row in config.runs if row[0] == name)
+    run_flags = next(row[1] for row in config.runs if row[0] == name)
     return [
         part
         for part in config.shared
-        if not any(flag.startswith(f"--config.{part}.") for flag in own)
+        if not any(flag.startswith(f"--config.{part}.") for flag in run_flags)
     ]

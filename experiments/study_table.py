@@ -25,7 +25,7 @@ LINE = {"run": str, "seed": int, "top1": {str: float}}
 
 def main(config: ConfigDict, readings: str) -> None:
     """Prints the tables. Raises InputError where the file is not one of the study."""
-    study.check(config)
+    study.check_config(config)
     print(tables(config, read(config, Path(readings).expanduser())))
 
 
@@ -66,9 +66,9 @@ def tables(config: ConfigDict, found: Mapping[str, Mapping[int, float]]) -> str:
     lines = [f"| top-1 % | mean | std | {' | '.join(f'seed {seed}' for seed in every)} |"]
     lines.append(f"|{'---|' * (3 + len(every))}")
     for name, *_ in config.readings:
-        own = found[name]
-        numbers = [own[seed] for seed in every if seed in own]
-        cells = [f"{own[seed]:.2f}" if seed in own else "" for seed in every]
+        numbers_of = found[name]
+        numbers = [numbers_of[seed] for seed in every if seed in numbers_of]
+        cells = [f"{numbers_of[seed]:.2f}" if seed in numbers_of else "" for seed in every]
         lines.append(f"| {name} | {_mean(numbers)} | {' | '.join(cells)} |")
     lines += ["", "| claim | verdict | points | 95 % interval | p |", "|---|---|---|---|---|"]
     lines += [_row(claim) for claim in claims(config, found)]
@@ -92,8 +92,8 @@ def claims(config: ConfigDict, found: Mapping[str, Mapping[int, float]]) -> list
     rows: list[dict[str, Any]] = []
     for better, worse, finding in config.claims:
         pair = [[found[name].get(seed) for seed in seeds(config)] for name in (better, worse)]
-        whole = all(number is not None for numbers in pair for number in numbers)
-        compared = study.compare(pair[0], pair[1]) if whole else {}  # type: ignore[arg-type]
+        complete = all(number is not None for numbers in pair for number in numbers)
+        compared = study.compare(pair[0], pair[1]) if complete else {}  # type: ignore[arg-type]
         rows.append({"finding": finding, **compared})
     if config.correction == "holm":
         if all("p" in row for row in rows):

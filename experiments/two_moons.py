@@ -5,9 +5,7 @@ labeled. Teacher and student are perceptrons 2-8-8-2 with sigmoids. The paper sh
 says that Meta Pseudo Labels succeeds much more often than the other methods. Here the share of
 successes is counted.
 
-All seeds are computed together. A parameter is a tensor (S, in, out) for S seeds, and no operation
-mixes the seeds. So the sum over seeds of a loss has each seed's own gradient. The feedback comes
-from `feedback.py`, from the same functions that the training step uses.
+All seeds are computed together (`toy_training`).
 """
 
 from __future__ import annotations
@@ -16,7 +14,6 @@ import cli  # noqa: F401  (sets TensorFlow's log level before the first TensorFl
 
 # isort: split
 
-import functools
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -34,13 +31,12 @@ from cli import workdir as workdirs
 from cli.errors import InputError
 from cli.files import atomic_path
 from cli.json_files import write_json
-from cli.progress import progress
 from evaluation.statistics import wilson_interval
-from meta_pseudo_labels import feedback as feedbacks
+from experiments import toy_training
+from experiments.toy_training import Network
 
 POINTS, LABELED = 1000, 3  # of each moon
 SIZES = (2, 8, 8, 2)
-CHUNK = 1000  # steps of a compiled loop
 PANELS = (
     "supervised",
     "pseudo_labels",
@@ -48,16 +44,7 @@ PANELS = (
     "meta_pseudo_labels",
     "meta_pseudo_labels_with_uda",
 )  # of the figure, where they were run
-CHOICES = {
-    "pseudo_labels": feedbacks.PSEUDO_LABELS,
-    "result": ("teacher", "student"),
-    "estimator": ("soft", "dot_product", "cosine"),
-    "schedule": ("constant", "cosine"),
-}
 COLORS, LIGHT = ("#0072B2", "#D55E00"), ("#CCE3F0", "#F7DFCC")
-
-Network = Sequence[tf.Tensor]
-"""Weights and biases of each layer, (S, in, out) and (S, 1, out)."""
 
 
 class Moons:
@@ -92,6 +79,13 @@ class Moons:
             tf.gather(v, np.array(labeled), batch_dims=1) for v in (self.x, self.y)
         )
 
+    def logits(self, network: Network, x: tf.Tensor) -> tf.Tensor:
+        """Maps points (S, n, 2) to logits (S, n, 2)."""
+        w1, b1, w2, b2, w3, b3 = network
+        return tf.sigmoid(tf.sigmoid(x @ w1 + b1) @ w2 + b2) @ w3 + b3
+
+    labeled_logits = logits
+
 
 def initialize(seed: int, num_seeds: int, scale: float) -> list[tf.Tensor]:
     """Returns one network per seed, with weights and biases uniform in ±scale."""
@@ -102,136 +96,9 @@ def initialize(seed: int, num_seeds: int, scale: float) -> list[tf.Tensor]:
     ]
 
 
-def logits(network: Network, x: tf.Tensor) -> tf.Tensor:
-    """Maps points (S, n, 2) to logits (S, n, 2)."""
-    w1, b1, w2, b2, w3, b3 = network
-    return tf.sigmoid(tf.sigmoid(x @ w1 + b1) @ w2 + b2) @ w3 + b3
-
-
 def accuracy(network: Network, moons: Moons) -> np.ndarray:
     """Returns the share of all points that are in their own moon, (S,)."""
-    return np.mean(tf.argmax(logits(network, moons.x), -1) == tf.argmax(moons.y, -1), 1)
-
-
-def cross_entropy(targets: tf.Tensor, z: tf.Tensor) -> tf.Tensor:
-    """Returns the cross-entropy: the mean over each seed's examples, summed over seeds."""
-    return tf.reduce_sum(tf.reduce_mean(feedbacks.soft_cross_entropy(targets, z), 1))
-
-
-def descend(
-    network: Network, gradients: Sequence[tf.Tensor], rate: tf.Tensor | float
-) -> list[tf.Tensor]:
-    """Takes one step of plain gradient descent."""
-    return [v - rate * g for v, g in zip(network, gradients)]
-
-
-def step(
-    teacher: Network, student: Network, number: tf.Tensor, moons: Moons, method: ConfigDict
-) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
-    """Takes one step of Algorithm 1 for every seed, and returns (θ_T', θ_S').
-
-    Args:
-      teacher: θ_T.
-      student: θ_S.
-      number: number of the step; everything random is a function of it.
-      moons: the data.
-      method: which losses the teacher has, see the config. A teacher without any stays as it is.
-    """
-    seeds, rate = moons.x.shape[0], tf.constant(method.learning_rate)
-    if method.schedule == "cosine":
-        rate *= 0.5 * (1 + tf.cos(np.pi * tf.cast(number, tf.float32) / method.steps))
-    rows = tf.random.stateless_uniform(
-        [seeds, method.batch_size], [number, 0], 0, 2 * POINTS, tf.int32
-    )
-    x_u, y_u = (tf.gather(v, rows, batch_dims=1) for v in (moons.x, moons.y))  # (S, B_u, 2)
-    x_l, y_l = (x_u, y_u) if method.all_labels else moons.labeled  # (S, 6, 2)
-    with tf.GradientTape(watch_accessed_variables=False) as tape:
-        tape.watch(teacher)
-        z_u = logits(teacher, x_u)
-        with tape.stop_recording():
-            uniform = tf.random.stateless_uniform(tf.shape(z_u), [number, 1])
-            pseudo = feedbacks.draw_pseudo_labels(method.pseudo_labels, z_u, uniform)  # (S, B_u, 2)
-            moved, h = step_student(student, x_u, pseudo, x_l, y_l, rate, method.estimator)
-        losses = []
-        if method.supervised:
-            losses.append(method.supervised * cross_entropy(y_l, logits(teacher, x_l)))
-        if method.feedback:  # both are means over seeds, too
-            factor = method.batch_size if method.estimator == "dot_product" else 1.0
-            feedback = (
-                feedbacks.soft_loss(h, z_u)
-                if method.estimator == "soft"
-                else feedbacks.hard_loss(h, pseudo, z_u, factor)
-            )
-            losses.append(method.feedback * seeds * feedback)
-        if method.consistency:
-            shift = method.consistency_noise * tf.random.stateless_normal(
-                tf.shape(x_u), [number, 2]
-            )
-            target = tf.stop_gradient(tf.nn.softmax(z_u / method.temperature))
-            losses.append(method.consistency * cross_entropy(target, logits(teacher, x_u + shift)))
-        loss = tf.add_n(losses) if losses else None
-    return (
-        list(teacher) if loss is None else descend(teacher, tape.gradient(loss, teacher), rate)
-    ), moved
-
-
-def step_student(
-    student: Network,
-    x_u: tf.Tensor,
-    pseudo: tf.Tensor,
-    x_l: tf.Tensor,
-    y_l: tf.Tensor,
-    rate: tf.Tensor | float,
-    estimator: str,
-) -> tuple[list[tf.Tensor], tf.Tensor]:
-    """Moves the student on pseudo-labels, and returns (θ_S', h).
-
-    h comes from `feedback.label_feedback`, (S, B_u, 2), or is the estimator's one number, (S, 1).
-    """
-    with tf.GradientTape(watch_accessed_variables=False) as label_tape:
-        label_tape.watch(pseudo)
-        with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch(student)
-            loss = cross_entropy(pseudo, logits(student, x_u))
-        unlabeled = tape.gradient(loss, student)
-    moved = descend(student, unlabeled, rate)
-    with tf.GradientTape(watch_accessed_variables=False) as tape:
-        tape.watch(moved)
-        loss = cross_entropy(y_l, logits(moved, x_l))
-    labeled = tape.gradient(loss, moved)
-    if estimator != "soft":
-        scalar = (
-            feedbacks.cosine
-            if estimator == "cosine"
-            else functools.partial(feedbacks.dot_product, factor=rate)
-        )
-        return moved, tf.vectorized_map(lambda pair: scalar(*pair), (labeled, unlabeled))[:, None]
-    return moved, feedbacks.label_feedback(
-        label_tape, pseudo, unlabeled, labeled, rate, pseudo.shape[1]
-    )
-
-
-def train(
-    moons: Moons, method: ConfigDict, teacher: Network, student: Network
-) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
-    """Takes `method.steps` steps from these networks, compiled."""
-
-    @tf.function(jit_compile=True)
-    def several(first: tf.Tensor, last: tf.Tensor, *networks: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        def body(number: tf.Tensor, *networks: tf.Tensor) -> tuple[tf.Tensor, ...]:
-            moved = step(networks[: len(teacher)], networks[len(teacher) :], number, moons, method)
-            return (number + 1, *moved[0], *moved[1])
-
-        return tf.while_loop(lambda number, *_: number < last, body, (first, *networks))[1:]
-
-    networks: tuple[tf.Tensor, ...] = (*teacher, *student)
-    for first in progress(
-        range(0, method.steps, CHUNK), len(range(0, method.steps, CHUNK)), "thousand steps"
-    ):
-        networks = several(
-            tf.constant(first), tf.constant(min(first + CHUNK, method.steps)), *networks
-        )
-    return list(networks[: len(teacher)]), list(networks[len(teacher) :])
+    return np.mean(tf.argmax(moons.logits(network, moons.x), -1) == tf.argmax(moons.y, -1), 1)
 
 
 def main(config: ConfigDict, workdir: str) -> None:
@@ -254,7 +121,9 @@ def main(config: ConfigDict, workdir: str) -> None:
         )
         if method.teacher:
             teacher = trained[method.teacher]
-        networks = dict(zip(("teacher", "student"), train(moons, method, teacher, student)))
+        networks = dict(
+            zip(("teacher", "student"), toy_training.train(moons, method, teacher, student))
+        )
         trained[name] = networks[method.result]
         values = accuracy(trained[name], moons)
         rows[name] = {
@@ -303,23 +172,7 @@ def check(config: ConfigDict) -> None:
             raise InputError(
                 f"methods.{name}.teacher: there is no method {method.teacher!r} before it"
             )
-        for key in ("steps", "batch_size"):
-            if method[key] < 1:
-                raise InputError(f"methods.{name}.{key} is {method[key]}; at least 1 is needed")
-        if method.temperature <= 0:
-            raise InputError(
-                f"methods.{name}.temperature is {method.temperature}; it must be above 0"
-            )
-        for key, known in CHOICES.items():
-            if method[key] not in known:
-                raise InputError(
-                    f"methods.{name}.{key}: no {method[key]!r}; known: {', '.join(known)}"
-                )
-        if method.feedback:
-            try:
-                feedbacks.find_estimator(method.estimator, method.pseudo_labels)
-            except ValueError as error:
-                raise InputError(f"methods.{name}: {error}") from error
+        toy_training.check_method(name, method)
 
 
 def finished(directory: Path, config: ConfigDict) -> str | None:
@@ -387,7 +240,9 @@ def draw(moons: Moons, networks: dict[str, list[tf.Tensor]], index: int, path: P
         figure.subplots(1, len(networks), squeeze=False)[0], networks.items()
     ):
         one = [v[index : index + 1] for v in network]
-        region = np.argmax(logits(one, tf.constant(grid, tf.float32))[0], -1).reshape(300, 300)
+        region = np.argmax(moons.logits(one, tf.constant(grid, tf.float32))[0], -1).reshape(
+            300, 300
+        )
         axes.imshow(
             region,
             origin="lower",
@@ -407,7 +262,7 @@ def draw(moons: Moons, networks: dict[str, list[tf.Tensor]], index: int, path: P
                 edgecolors="black",
                 linewidths=1.2,
             )
-        right = np.mean(np.argmax(logits(one, moons.x[index : index + 1])[0], -1) == y)
+        right = np.mean(np.argmax(moons.logits(one, moons.x[index : index + 1])[0], -1) == y)
         axes.set(title=f"{name.replace('_', ' ')}: {100 * right:.1f} %", xticks=[], yticks=[])
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", dpi=120)

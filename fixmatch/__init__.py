@@ -29,7 +29,7 @@ SETTINGS = Section(
         **settings.OF_UNLABELED,
         "threshold": Setting(
             0.95,
-            "Least confidence of a pseudo-label.",
+            "Least confidence of a pseudo-label that counts.",
             at_least=0,
             at_most=1,
             source=PAPER,

@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from training.losses import adjusted, cross_entropy, l2, smooth
 from training.method import IMAGES, Method, Parts, network_of_three_views, weak_and_strong_samples
-from training.trainer import hits
+from training.trainer import is_correct
 from training.uda import Logits, ThreeViewsTrainer
 
 
@@ -103,7 +103,7 @@ class FixMatch(ThreeViewsTrainer):
             "labeled_loss": labeled_loss,
             "unlabeled_loss": unlabeled_loss,
             "confident": confident,
-            "top1": hits(targets, logits.labeled),
+            "top1": is_correct(targets, logits.labeled),
         }
         return loss, values
 

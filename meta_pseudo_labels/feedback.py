@@ -22,7 +22,7 @@ likely. Three consequences that implementations got wrong:
    batch, h · mean CE is 1/B_u of the gradient; `batch_factor` gives the B_u back. Where every
    example has its own h_i, the mean is right (see `label_feedback`).
 3. *Independent draws.* The cross terms E[r_i ∇ log T(ŷ_j)], i ≠ j, vanish because the ŷ are drawn
-   from T. With the most probable class in place of a draw they do not vanish, and the result is no
+   from T. With the most probable class instead of a draw they do not vanish, and the result is no
    gradient of J.
 
 To the first order in η_S the reward is an inner product of gradients (eq. 12 in Appendix A):
@@ -142,10 +142,10 @@ def label_feedback(
 
         h_ik = −η_S d/dε log S_k(x_i; θ_S + ε ∇L_l(θ_S')) at ε = 0,
 
-    a forward-mode derivative (JVP) for all examples and classes at once. It is taken as the
-    derivative of the gradient with respect to the labels, along ∇L_l(θ_S'), on the tape of the
-    student's own backward pass. So it is taken at θ_S, although the variables have moved on, with
-    one more pass through what that tape recorded. BatchNorm's coupling of the examples is in it.
+    a forward-mode derivative (JVP) for all examples and classes at once. It is the derivative of
+    the gradient with respect to the labels, along ∇L_l(θ_S'). The tape of the student's backward
+    pass gives it. So it is taken at θ_S, although the variables have moved on, with one more pass
+    through what that tape recorded. BatchNorm's coupling of the examples is in it.
 
     Args:
       tape: has watched `pseudo_labels` and recorded how `unlabeled` was computed, with
@@ -171,7 +171,8 @@ def label_feedback(
 def label_feedback_of(logits: tf.Tensor, slope: tf.Tensor, factor: tf.Tensor | float) -> tf.Tensor:
     """Returns the h_ik of `label_feedback` from the derivative of the student's logits, (B_u, K).
 
-    With S = softmax z, the derivative of log S_k is d_k − Σ_j S_j d_j, where d_j is that of z_j.
+    With S = softmax z, the derivative of log S_k is d_k − Σ_j S_j d_j. d_j is the derivative of
+    z_j.
 
     Args:
       logits: z of the student at θ_S, (B_u, K).
@@ -238,7 +239,7 @@ def hard_loss(
       feedback: h () or h_i (B,). With h the factor is B_u for ∇J itself, and 1 for ∇J/B_u (eq. 12
         read with CE as the average that Section 2 defines). With h_i of the labels drawn the factor
         is 1: E[h_i Σ_j ∇CE_j] = E[h_i ∇CE_i] by consequence 3. So leaving out the other examples'
-        terms takes their variance away, and nothing else to the first order in η_S (∇L_l(θ_S') in
+        terms takes away only their variance, to the first order in η_S (∇L_l(θ_S') in
         h_i still depends on all labels).
       pseudo_labels: ŷ, one-hot (B, K).
       logits: the teacher's logits that ŷ was drawn from, (B, K).
@@ -429,12 +430,12 @@ def check_factor(
             f"{name} {low:.2f} to {high:.2f}" for name, (low, high) in MEASURED.items()
         )
         return (
-            f"feedback {estimator.name!r} is an approximation under {optimizer}, whose step is no"
-            " known multiple of its gradient. Cosines to the true gradient in a small problem:"
-            f" {cosines}."
+            f"feedback {estimator.name!r} is an approximation under {optimizer}: a step of this "
+            "optimizer is not a known multiple of the gradient. Cosines to the true gradient in a "
+            f"small problem: {cosines}."
         )
     raise ValueError(
-        f"feedback {estimator.name!r} needs a student's step that is a known multiple of its"
-        f" gradient; {optimizer}'s is not. Take feedback 'finite_difference' or 'cosine', or SGD"
-        " without clipnorm, clipvalue, EMA overwriting and weight constraints."
+        f"feedback {estimator.name!r} needs a student's step that is a known multiple of its "
+        f"gradient, which a step of {optimizer} is not. Use feedback 'finite_difference' or "
+        "'cosine', or SGD without clipnorm, clipvalue, EMA overwriting and weight constraints."
     )

@@ -1,7 +1,7 @@
 """The loss scale of the labeled loss: what mixed_float16 asks of the feedback.
 
 The optimizers scale and check the gradients that they are given. No optimizer sees the student's
-gradient of the labeled loss, so it has a scale of its own here. Without mixed_float16 every
+gradient of the labeled loss, so it has its own scale here. Without mixed_float16 every
 function here passes its input on.
 """
 
@@ -47,10 +47,10 @@ def linear(
     Small gradients would vanish there. They get the length of the student's own scaled gradient,
     or less where that has overflowed before. The result is divided by the same factor.
     """
-    own = loss_scale(optimizer)
-    if scale is None or own is None:
+    loss_scale_of = loss_scale(optimizer)
+    if scale is None or loss_scale_of is None:
         return function(gradients)
-    factor = own * (scale / LARGEST) / tf.linalg.global_norm(gradients)
+    factor = loss_scale_of * (scale / LARGEST) / tf.linalg.global_norm(gradients)
     return function([g if g is None else factor * g for g in gradients]) / factor
 
 

@@ -69,8 +69,8 @@ def _options(section: ConfigDict, parts: Parts) -> dict[str, Any]:
         "approximate_feedback",
     )
     common = ("weight_decay", "ema_decay", "rematerialize", "accumulation")
-    own = {"adjustment": parts.adjustment, "seed": parts.seed}
-    return {**{name: section[name] for name in (*names, *common)}, **own}
+    options = {"adjustment": parts.adjustment, "seed": parts.seed}
+    return {**{name: section[name] for name in (*names, *common)}, **options}
 
 
 def _build(section: ConfigDict, parts: Parts) -> MetaPseudoLabels:

@@ -19,7 +19,7 @@ from training import layer_rates, uda
 from training.layer_rates import LayerRates
 from training.losses import one_hot
 from training.optimizers import gradient, linear_factor, loss_scale
-from training.parts import accumulated, alike, in_turn, pairs
+from training.parts import accumulated, in_one_dtype, in_turn, two_pairs
 from training.rematerialization import statistics_kept, training_pass
 from training.trainer import check_classifier
 
@@ -50,7 +50,7 @@ class FeedbackTrainer(StudentTrainer):
 
     Args:
       teacher: a built Keras model that ends in logits (B, K).
-      student: a built Keras classifier, images -> logits (B, K), with weights of its own.
+      student: a built Keras classifier, images -> logits (B, K), with its own weights.
       feedback: the estimator of h, a name in `feedback.ESTIMATORS`; the default has the least noise
         (`run_experiment.sh feedback_study`). Under mixed precision use one that takes gradients:
         the difference of two rounded losses is mostly rounding.
@@ -122,18 +122,22 @@ class FeedbackTrainer(StudentTrainer):
             logged=logged,
             name=name,
         )
-        theirs, own = check_classifier(teacher, "teacher"), check_classifier(student, "student")
-        if theirs and own and theirs != own:
+        teacher_classes, student_classes = (
+            check_classifier(teacher, "teacher"),
+            check_classifier(student, "student"),
+        )
+        if teacher_classes and student_classes and teacher_classes != student_classes:
             raise ValueError(
-                f"teacher and student have {theirs} and {own} classes; they must have the same"
+                f"teacher and student have {teacher_classes} and {student_classes} classes; they"
+                " must have the same"
             )
         if {id(v) for v in teacher.variables} & {id(v) for v in student.variables}:
             raise ValueError("teacher and student share weights; each needs its own")
         for network, named in ((teacher, "teacher"), (student, "student")):
             if not network.trainable_variables:
                 raise ValueError(
-                    f"the {named} has nothing to train (a teacher that stays is"
-                    " ReducedMetaPseudoLabels with feedback='none')"
+                    f"the {named} has nothing to train; for a fixed teacher use "
+                    "ReducedMetaPseudoLabels with feedback='none'"
                 )
         self.teacher = teacher
         self.teacher_layer_rates: LayerRates | None = None
@@ -159,8 +163,8 @@ class FeedbackTrainer(StudentTrainer):
         super().compile(optimizer=student_optimizer, **options)
         if isinstance(self.optimizer, tf.keras.optimizers.legacy.Optimizer):
             raise ValueError(
-                "the student's optimizer is one of tf.keras.optimizers.legacy; take the one of"
-                " tf.keras.optimizers"
+                "the student's optimizer is from tf.keras.optimizers.legacy; use the optimizer of "
+                "the same name in tf.keras.optimizers"
             )
         name = type(getattr(self.optimizer, "inner_optimizer", self.optimizer)).__name__
         # Keras projects a constrained weight after the step, which is then no multiple of the
@@ -352,7 +356,7 @@ class MetaPseudoLabels(FeedbackTrainer):
 
     Args:
       teacher: a built Keras classifier, images -> logits (B, K).
-      student: another one, with weights of its own.
+      student: another one, with its own weights.
       supervised_weight: factor of the teacher's loss on labeled images. For this argument and the
         next ones see `uda.Objective`.
       uda_weight: factor of the UDA loss at the end of its ramp; 0 is off.
@@ -414,8 +418,8 @@ class MetaPseudoLabels(FeedbackTrainer):
         self.teacher_layer_rates = layer_rates.find(self.teacher, decay, head_steps)
 
     def _inputs(self, data: Any) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
-        (x, y), (x_weak, x_strong) = pairs(data, "((x, y), (x_weak, x_strong))")
-        x, x_weak, x_strong = alike(x, x_weak, x_strong)
+        (x, y), (x_weak, x_strong) = two_pairs(data, "((x, y), (x_weak, x_strong))")
+        x, x_weak, x_strong = in_one_dtype(x, x_weak, x_strong)
         return x, y, x_strong, x_weak
 
     def _teacher_pass(

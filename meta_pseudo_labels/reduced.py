@@ -13,10 +13,10 @@ import tensorflow as tf
 
 from meta_pseudo_labels.model import FeedbackTrainer
 from meta_pseudo_labels.student import Step
-from training.parts import alike, pairs
+from training.parts import in_one_dtype, two_pairs
 
 TINY = 1e-6
-"""Least probability that is told from 0; stored probabilities are float16."""
+"""Least probability that differs from 0; stored probabilities are float16."""
 
 
 def Calibrator(
@@ -71,8 +71,8 @@ class ReducedMetaPseudoLabels(FeedbackTrainer):
         )
 
     def _inputs(self, data: Any) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
-        (x, y), (x_u, q) = pairs(data, "((x, y), (x_u, q))")
-        x, x_u = alike(x, x_u)
+        (x, y), (x_u, q) = two_pairs(data, "((x, y), (x_u, q))")
+        x, x_u = in_one_dtype(x, x_u)
         return x, y, x_u, tf.cast(q, tf.float32)
 
     def _teacher_pass(

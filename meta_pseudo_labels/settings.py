@@ -39,8 +39,8 @@ NETWORK = Section(
 CALIBRATOR = Section(
     "The calibrator of reduced_meta_pseudo_labels; it has the teacher's optimizer.",
     {
-        "hidden": Setting(128, "Units of a layer.", at_least=1),
-        "layers": Setting(2, "Hidden layers.", at_least=0),
+        "hidden": Setting(128, "Number of units of a hidden layer.", at_least=1),
+        "layers": Setting(2, "Number of hidden layers.", at_least=0),
     },
     when=(When("method", (REDUCED,)),),
 )
@@ -60,7 +60,8 @@ FEEDBACK = {
     ),
     "pseudo_labels": Setting(
         "sampled",
-        "Drawn from the teacher's distribution, its most probable class, or all of it.",
+        "Label that the student learns from: drawn from the teacher's distribution, its most "
+        "probable class, or the whole distribution.",
         choices=PSEUDO_LABELS,
     ),
     "feedback_weight": Setting(
@@ -77,7 +78,7 @@ FEEDBACK = {
     ),
     "baseline_decay": Setting(
         0.99,
-        "Decay of the feedback's moving average, which is subtracted; 1: no baseline.",
+        "Decay of the moving average of the feedback; the average is subtracted; 1: no baseline.",
         at_least=0,
         at_most=1,
         when=_of(*(name for name in FED_BACK if name != "soft")),

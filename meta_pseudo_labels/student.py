@@ -19,7 +19,7 @@ from training.losses import adjusted, cross_entropy, decayed
 from training.optimizers import gradient, kept_by_clipping, linear_factor, loss_scale
 from training.parts import accumulated, all_reduced, global_rows, in_turn
 from training.rematerialization import derivative_pass, statistics_kept, training_pass, weights_of
-from training.trainer import Trainer, hits
+from training.trainer import Trainer, is_correct
 
 
 class Step(NamedTuple):
@@ -133,12 +133,12 @@ class StudentTrainer(Trainer):
         with tf.GradientTape(watch_accessed_variables=False) as label_tape:
             if estimator.second_order and not self.student_along:
                 label_tape.watch(pseudo)
-            own = accumulated(
+            on_replica = accumulated(
                 lambda part, number: self._unlabeled_gradient(part, step.at(number)),
                 (x_u, pseudo),
                 step.parts,
             )
-        unlabeled = all_reduced(own)
+        unlabeled = all_reduced(on_replica)
         start = [v.read_value() for v in variables] if self.student_along else []
         # θ_S' = θ_S − η_S ∇L_u(θ_S)
         factor = self._move_student(unlabeled)  # η_S, ()
@@ -157,7 +157,7 @@ class StudentTrainer(Trainer):
                 if self.student_along:
                     return self._label_feedback_again(x_u, v, start, factor, step)
                 return feedback.label_feedback(
-                    label_tape, pseudo, own, v, factor, step.unlabeled * step.replicas
+                    label_tape, pseudo, on_replica, v, factor, step.unlabeled * step.replicas
                 )
 
             return linear(along, self._moved(labeled), self.labeled_scale, self.optimizer)
@@ -197,10 +197,10 @@ class StudentTrainer(Trainer):
                 logits = tf.cast(self.student_forward(x_u), tf.float32)  # (B_u, K)
             loss = tf.reduce_mean(feedback.soft_cross_entropy(pseudo, logits))  # ()
             share = loss / step.shares
-        own = gradient(tape, share, self.student.trainable_variables, self.optimizer)
+        on_replica = gradient(tape, share, self.student.trainable_variables, self.optimizer)
         self.logged["loss"].update_state(loss)
-        self.logged["agreement"].update_state(hits(pseudo, logits))
-        return own
+        self.logged["agreement"].update_state(is_correct(pseudo, logits))
+        return on_replica
 
     def _label_feedback_again(
         self,
@@ -294,7 +294,7 @@ class StudentTrainer(Trainer):
         Returns the factor η_S that h needs, or None.
         """
         variables = self.student.trainable_variables
-        # Weight decay is no part of ∇L_u, which the feedback is about.
+        # Weight decay is not part of ∇L_u, the gradient that the feedback measures.
         weights = {id(v) for v in decayed(variables)}
         moves = [
             (g + self.weight_decay * v if id(v) in weights else g, v)

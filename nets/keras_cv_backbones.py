@@ -74,7 +74,7 @@ def _mobilenet_v3(
     """Returns a MobileNetV3.
 
     `excited` is 1 for a block with squeeze-and-excitation. `hard_from` is the first block with
-    hard-swish in place of ReLU.
+    hard-swish instead of ReLU.
     """
     blocks = len(expansion)
     options = {
@@ -212,9 +212,9 @@ def find(name: str, key: str = "name") -> Backbone:
 
 def title(name: str) -> str:
     """Returns what a model card calls the network of `model.name`."""
-    own = name[len(PREFIX) :]
-    family = next(title for title, rows in FAMILIES.items() if own in rows)
-    return f"{family} ({own} of keras-cv)"
+    preset = name[len(PREFIX) :]
+    family = next(title for title, rows in FAMILIES.items() if preset in rows)
+    return f"{family} ({preset} of keras-cv)"
 
 
 def reduction(model: Mapping[str, Any]) -> int | None:
@@ -225,7 +225,7 @@ def reduction(model: Mapping[str, Any]) -> int | None:
     return 32 if find(model["name"]).kind.startswith(("EfficientNetV2", "MobileNetV3")) else None
 
 
-def check(model: Mapping[str, Any]) -> None:
+def check_settings(model: Mapping[str, Any]) -> None:
     """Raises InputError where a setting of a recipe's `model` cannot be kept by its backbone."""
     if (
         find(model["name"]).kind != "EfficientNetV2Backbone"

@@ -7,7 +7,7 @@ changed in the backbone. None of them changes what the backbone computes when it
 - Its stochastic depth draws from a stateful generator; `nets.noise.StochasticDepth` takes its
   place.
 - Its initial weights are drawn again, each from the seed and its place in the network. keras-cv
-  gives all EfficientNetV2 kernels of the same shape the same numbers.
+  itself gives equal numbers to all EfficientNetV2 kernels of one shape.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def KerasCVNetwork(
         backbone = getattr(_package(name).models, row.kind)(
             include_rescaling=False, input_tensor=normalized, **options
         )
-    # A functional model whose input is no Input makes new nodes; the first one continues ours.
+    # A functional model called on a tensor makes new nodes; the first of them continues ours.
     x = backbone.output._keras_history.layer.get_output_at(0)
     x = tf.keras.layers.GlobalAveragePooling2D(name="avg_pool")(x)
     if dropout != 0:
@@ -185,8 +185,8 @@ def _cannot_have(preset: str, error: Exception) -> InputError:
     handle = _class_of(preset).presets[preset]["kaggle_handle"]
     url = handle.replace("kaggle://", "https://www.kaggle.com/models/")
     return InputError(
-        f"weights {preset} of keras-cv: {one_line(error)}. Get {' and '.join(FILES)} from {url} and"
-        f" put them into {folder(preset)}"
+        f"weights {preset} of keras-cv: {one_line(error)}. Download {' and '.join(FILES)} from "
+        f"{url} and put them into {folder(preset)}"
     )
 
 
@@ -243,7 +243,7 @@ def _draw(model: tf.keras.Model, seed: int) -> None:
 def _renaming() -> Callable[[tf.keras.layers.Layer], tf.keras.layers.Layer]:
     """Returns a function for `clone_model` that copies layers under the project's names of blocks.
 
-    A layer of MobileNetV3 without a name of its own gets the name of the block before it.
+    A layer of MobileNetV3 without its own name gets the name of the block before it.
     """
     current = "stem"
 
@@ -271,7 +271,7 @@ def _block(name: str) -> str | None:
         return f"block{int(found[1] or 0) + 1}a_{found[2]}"
     if found := re.fullmatch(r"conv(\d+)_block_(\d+)_(\w+)", name):  # DenseNet
         return f"block{int(found[1]) - 1}{repeat_letter(int(found[2]))}_{found[3]}"
-    # DenseNet's transition is a block of its own.
+    # DenseNet's transition is its own block.
     if found := re.fullmatch(r"pool([2-9])_(\w+)", name):
         return f"block{int(found[1]) - 1}transition_{found[2]}"
     return (

@@ -53,7 +53,7 @@ class Layers(NamedTuple):
         """Returns a convolution that keeps the size except for its stride.
 
         With a stride TensorFlow pads an even-sized map at the bottom and on the right only.
-        ``symmetric`` pads both sides alike, as PyTorch does; without a stride it makes no
+        ``symmetric`` pads both sides equally, as PyTorch does; without a stride it makes no
         difference.
         """
         pad = kernel // 2 if symmetric and stride > 1 else 0
@@ -100,7 +100,7 @@ class Layers(NamedTuple):
         return Swish(name=name)
 
     def relu6(self, name: str) -> tf.keras.layers.Layer:
-        """Returns ReLU6, min(max(x, 0), 6), which the Lite variants have in place of swish."""
+        """Returns ReLU6, min(max(x, 0), 6), which the Lite variants have instead of swish."""
         return tf.keras.layers.ReLU(6.0, name=name)
 
     def classifier(self, name: str, num_classes: int) -> tf.keras.layers.Layer:

@@ -1,4 +1,4 @@
-"""Model noise: stochastic depth and dropout whose random numbers belong to the example.
+"""Model noise: stochastic depth and dropout with random numbers that belong to the example.
 
 Noisy Student's students learn under noise inside the network. Here a layer's random number for one
 example is a function of
@@ -19,9 +19,9 @@ traced (in a ``tf.function``):
             logits = model(images, training=True)
 
 The context must be entered *inside* the traced function, and inside the function that
-``strategy.run`` receives: it is local to the thread, and MirroredStrategy traces each replica in a
-thread of its own. Networks that run in the same step (a teacher and a student) take different
-seeds, or layers of the same name would get the same noise. One limit: a step compiled by XLA
+``strategy.run`` receives: it is local to the thread, and MirroredStrategy traces each replica in
+its own thread. Networks that run in the same step (a teacher and a student) take different
+seeds. Otherwise layers of the same name would get the same noise. One limit: a step compiled by XLA
 (``jit_compile=True``, TPUs) draws other numbers than the same step without it. They depend on the
 same four things and on nothing else, so only a change between the two in mid-run is visible.
 
@@ -46,7 +46,7 @@ IntLike = Union[int, tf.Tensor]
 
 
 class _Noise:
-    """What :func:`model_noise` leaves for the layers."""
+    """State that :func:`model_noise` leaves for the layers."""
 
     def __init__(
         self,
@@ -112,8 +112,8 @@ def model_noise(
           with ``rows``.
         noised: bool (b,): the examples that get noise; None: all. The noise of one example does not
           depend on which others get noise.
-        inference: whether there is noise with ``training=False`` too. This is for a noised teacher,
-          whose batch normalization goes by its moving statistics.
+        inference: whether there is noise with ``training=False`` too. This is for a noised teacher;
+          its batch normalization uses its moving statistics.
 
     Raises:
         InputError: ``rows`` without ``num_rows``.

@@ -22,8 +22,8 @@ def _check(section: Mapping[str, Any]) -> None:
         raise InputError("labeled=False needs pseudo-labeled images, and unlabeled_ratio above 0")
     if not section["labeled"] and section.get("logit_adjustment"):
         raise InputError(
-            "logit_adjustment is of the loss on labeled images, and labeled=False leaves these"
-            " out; set it to 0"
+            "logit_adjustment changes the loss on labeled images, which labeled=False leaves out; "
+            "set it to 0"
         )
 
 
@@ -51,18 +51,18 @@ def _batches(section: ConfigDict, streams: Streams) -> tf.data.Dataset:
 
     Without the labeled images, an element is `(x_u, y_u)`, with the targets made of q.
     """
-    own = {
+    mixing = {
         "mixup": section.mixup,
         "cutmix": section.cutmix,
         "augment": section.labeled_augmentation,
     }
     if not streams.unlabeled_batch_size:
-        return streams.labeled_batches(**own)
+        return streams.labeled_batches(**mixing)
     extra = streams.unlabeled_batches(
         targets="probabilities", clean=streams.clean, augment=section.unlabeled_augmentation
     )
     if section.labeled:
-        return tf.data.Dataset.zip((streams.labeled_batches(**own), extra))
+        return tf.data.Dataset.zip((streams.labeled_batches(**mixing), extra))
     return extra.map(
         lambda x, q: (
             x,

@@ -13,9 +13,9 @@ from nets.noise import model_noise
 from noisy_student.settings import LOSS_NORMALIZATIONS, PSEUDO_LABELS
 from training.losses import cross_entropy, l2, one_hot, smooth
 from training.optimizers import gradient
-from training.parts import alike, global_rows, pairs
+from training.parts import global_rows, in_one_dtype, two_pairs
 from training.supervised import Supervised
-from training.trainer import check_classifier, hits
+from training.trainer import check_classifier, is_correct
 
 
 def combine_losses(
@@ -145,7 +145,7 @@ class NoisyStudent(Supervised):
         if not isinstance(data[0], tuple):
             return super()._gradients(data, part)  # step 1
         parts, replicas = self.accumulation, tf.distribute.get_strategy().num_replicas_in_sync
-        (x, y), (x_u, q) = pairs(data, "((x, y), (x_u, q)), or (x, y)")
+        (x, y), (x_u, q) = two_pairs(data, "((x, y), (x_u, q)), or (x, y)")
         batch = tf.shape(x)[0]  # B
         # Step 2, within the step: the second of the pair is the clean image.
         if self.teacher is not None:
@@ -153,7 +153,7 @@ class NoisyStudent(Supervised):
         pseudo = pseudo_targets(
             q, self.pseudo_labels, self.temperature, self.label_smoothing
         )  # (μB, K)
-        images = tf.concat(alike(x, x_u), axis=0)  # (B + μB, H, W, 3)
+        images = tf.concat(in_one_dtype(x, x_u), axis=0)  # (B + μB, H, W, 3)
         rows = global_rows(batch, 0, part, parts)  # (B,)
         rows_u = global_rows(tf.shape(x_u)[0], batch * parts * replicas, part, parts)  # (μB,)
 
@@ -187,5 +187,5 @@ class NoisyStudent(Supervised):
         self.log(
             loss=loss + decay, labeled_loss=labeled_loss, unlabeled_loss=unlabeled_loss, l2=decay
         )
-        self.log(top1=hits(targets, logits[:batch]), confidence=tf.reduce_max(q, -1))
+        self.log(top1=is_correct(targets, logits[:batch]), confidence=tf.reduce_max(q, -1))
         return gradients

@@ -41,7 +41,7 @@ def weights(text: str) -> dict[str, float]:
     return found
 
 
-def check(text: str) -> None:
+def check_priors(text: str) -> None:
     """Raises InputError where priors cannot be right, whatever the classes are."""
     if text not in (UNIFORM, LABELED):
         weights(text)
@@ -56,7 +56,7 @@ def shares(text: str, labeled: Mapping[str, int], label_names: Sequence[str]) ->
       label_names: the K classes in order.
 
     Raises:
-      InputError: a class has no weight or no labeled image; or a name is no class.
+      InputError: a class has no weight or no labeled image; or a name is not a class.
     """
     if text == UNIFORM:
         return None
@@ -72,8 +72,8 @@ def shares(text: str, labeled: Mapping[str, int], label_names: Sequence[str]) ->
     unknown = [name for name in given if name not in label_names]
     if unknown and text != LABELED:
         raise InputError(
-            f"config.balance.priors names {unknown[0]}, which is no class; the classes are"
-            f" {', '.join(label_names[:10])}{', ...' if len(label_names) > 10 else ''}"
+            f"config.balance.priors names {unknown[0]}, which is not a class; the classes are "
+            f"{', '.join(label_names[:10])}{', ...' if len(label_names) > 10 else ''}"
         )
     found = np.array([given[name] for name in label_names], np.float64)
     return found / found.sum()

@@ -78,9 +78,11 @@ def smallest(
         need = need - (up_to[np.arange(len(rows)), bins] - inside)
         prefix = (prefix << np.uint64(digit)) | bins.astype(np.uint64)
         remaining -= digit
-        whole = inside == need  # all of that bin is wanted: cut at its upper end
-        cut[rows[whole]] = ((prefix[whole] + np.uint64(1)) << np.uint64(remaining)) - np.uint64(1)
-        rows, need, prefix = rows[~whole], need[~whole], prefix[~whole]
+        bin_fits = inside == need  # all of that bin is wanted: cut at its upper end
+        cut[rows[bin_fits]] = (
+            (prefix[bin_fits] + np.uint64(1)) << np.uint64(remaining)
+        ) - np.uint64(1)
+        rows, need, prefix = rows[~bin_fits], need[~bin_fits], prefix[~bin_fits]
     cut[rows], ties[rows] = prefix, need
     return cut, ties
 
@@ -130,7 +132,7 @@ def _digit_histogram(
 
 @dataclasses.dataclass(frozen=True)
 class Selection:
-    """How often each image is used, as a function of its class, confidence and hash.
+    """The number of times each image is used, as a function of its class, confidence and hash.
 
     Attributes:
       rank_cut: uint32 [K], confidence rank of the last image kept.
@@ -201,8 +203,8 @@ def select(
         for a class with images. None: no such limit.
 
     Raises:
-      ValueError: two images of a class have the same hash (and, where that matters, the same
-        confidence) at a cut, so that the counts cannot be exact.
+      ValueError: two images of a class have the same hash (and, if it matters, the same
+        confidence) at a cut. The counts could not be exact.
     """
     counts = np.asarray(counts, np.int64)
     num_classes = len(counts)
@@ -256,7 +258,7 @@ class Sample(Selection):
     drawn.
 
     Attributes:
-      cut: records whose number (`_records`) is at most this are drawn.
+      cut: records with a number (`_records`) up to this are drawn.
       drawn: int64 [K], number of records drawn.
     """
 
@@ -312,8 +314,8 @@ def _numbers(shards: Iterable[Shard], chosen: Selection) -> Iterator[tuple[np.nd
 def _records(hashes: np.ndarray, copies: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yields the images that have a first record, a second, …, with a pseudo-random number of each.
 
-    The number is SplitMix64's of (hash, which copy) (Steele et al. 2014). It says nothing about the
-    hash, by whose order `select` cuts.
+    The number is SplitMix64's of (hash, which copy) (Steele et al. 2014). It is independent of the
+    hash, which orders the images for `select`.
     """
     rows, copy = np.flatnonzero(copies), 1
     while len(rows):

@@ -16,8 +16,8 @@ OF_LABELED = (When("labeled"),)
 METHOD = {
     "labeled": Setting(
         True,
-        "False: a student sees pseudo-labeled images alone. The loop then fine-tunes it on the "
-        "labeled ones, by the section finetune_student.",
+        "False: a student learns from pseudo-labeled images only. The loop then fine-tunes it on "
+        "the labeled images, by the section finetune_student.",
         when=(OF_STUDENT,),
     ),
     "loss_normalization": Setting(
@@ -28,7 +28,7 @@ METHOD = {
     ),
     "pseudo_labels": Setting(
         "soft",
-        "The teacher's distribution, or its most probable class.",
+        "Pseudo-label: the teacher's distribution, or its most probable class.",
         choices=PSEUDO_LABELS,
         when=OF_UNLABELED,
     ),
@@ -40,12 +40,13 @@ METHOD = {
     ),
     "online": Setting(
         False,
-        "True: --teacher labels within the step, without threshold and balancing.",
+        "True: --teacher labels the images within the step, without threshold and balancing.",
         when=(OF_STUDENT,),
     ),
     "label_data_sample_prob": Setting(
         1.0,
-        "Probability that a labeled image contributes to the loss. Learning rate and epochs stay.",
+        "Probability that a labeled image contributes to the loss. Learning rate and epochs stay "
+        "the same.",
         above=0,
         at_most=1,
         when=OF_LABELED,
@@ -73,7 +74,7 @@ NOISE = {
     ),
     "unlabeled_augmentation": Setting(
         True,
-        "The same on unlabeled images. Off in an ablation (Table 6).",
+        "Crop, flip and RandAugment on unlabeled images. Off in an ablation (Table 6).",
         when=OF_UNLABELED,
     ),
     "unlabeled_model_noise": Setting(
@@ -84,8 +85,8 @@ NOISE = {
 }
 
 TRAIN = Section(
-    "A training: a teacher, a student, or a fine-tuning. Without the method noisy_student there are"
-    " no unlabeled images, and their settings have no effect.",
+    "A training: a teacher, a student, or a fine-tuning. Without the method noisy_student there "
+    "are no unlabeled images, and their settings have no effect.",
     {
         "method": settings.METHOD,
         "model": settings.MODEL,

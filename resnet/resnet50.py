@@ -39,7 +39,7 @@ def ResNet50(
 
     The model maps RGB images, float (B, H, W, 3) in 0-255, to float32 logits (B, K), also under a
     mixed-precision policy. The layer ``avg_pool`` gives the pooled features (B, 2048). Strided
-    layers are padded alike on both sides, as in the paper's code, torchvision and
+    layers are padded equally on both sides, as in the paper's code, torchvision and
     keras.applications. The scale of a block's last batch normalization starts at 1.
 
     Args:

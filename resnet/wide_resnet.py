@@ -23,7 +23,7 @@ from nets.noise import Dropout
 VARIANTS = ("standard", "release")
 
 
-def check(model: Mapping[str, Any]) -> None:
+def check_settings(model: Mapping[str, Any]) -> None:
     """Raises InputError where the name of a recipe's `model` is not a Wide ResNet's."""
     _parse(model["name"])
 
@@ -51,7 +51,7 @@ def WideResNet(
         name: ``wrn_28_2`` for depth 28 and width k = 2; any depth of 6n + 4 and any width.
         num_classes: K, the number of classes.
         image_size: side of the square input in pixels; None: any height and width.
-        variant: ``standard``: a stem of 16 channels, ReLU, strided convolutions padded alike on
+        variant: ``standard``: a stem of 16 channels, ReLU, strided convolutions padded equally on
             both sides (the paper's; 1,467,610 parameters for wrn_28_2 with 10 classes).
             ``release``: a stem of 16k channels, leaky ReLU of slope 0.2, TensorFlow's padding
             (1,472,170).
@@ -69,7 +69,9 @@ def WideResNet(
     """
     depth, width = _parse(name)
     if variant not in VARIANTS:
-        raise InputError(f"no Wide ResNet variant {variant!r}; there are {', '.join(VARIANTS)}")
+        raise InputError(
+            f"there is no Wide ResNet variant {variant!r}; known: {', '.join(VARIANTS)}"
+        )
     if num_classes < 1:
         raise InputError(f"Wide ResNet needs num_classes of at least 1, not {num_classes}")
     net = _Builder(Layers(sync_batch_norm, batch_norm_momentum, seed, batch_norm_epsilon), variant)
@@ -131,7 +133,7 @@ def _parse(name: str) -> tuple[int, int]:
     depth, width = (int(number) for number in match.groups()) if match else (0, 0)
     if depth < 10 or depth % 6 != 4 or width < 1:
         raise InputError(
-            f"no Wide ResNet {name!r}; it is wrn_DEPTH_WIDTH with a depth of 10, 16, 22, 28, ...,"
-            " such as wrn_28_2"
+            f"there is no Wide ResNet {name!r}; the name is wrn_DEPTH_WIDTH with a depth of 10, "
+            "16, 22, 28, ..., such as wrn_28_2"
         )
     return depth, width

@@ -118,7 +118,7 @@ def _step(
     name: str, config: ConfigDict, section: str, data: Path, directory: Path
 ) -> dict[str, np.ndarray]:
     """Takes one step of a method's recipe; saves the model of Noisy Student after it."""
-    resolved = train.resolve(config, section, str(data))
+    resolved = train.resolve_training(config, section, str(data))
     method = train.find(config, section)
     values = ConfigDict(resolved["train"])
     if name == "noisy_student":  # the images of two views, and labels for them

@@ -158,7 +158,7 @@ _set_up() {
   _print_stamp "$_stack" "$ACCELERATOR" >"$STAMP.new" && mv "$STAMP.new" "$STAMP" # last: an interrupted one is done again
 }
 
-# Ends where STACK and ACCELERATOR are no choice for this machine. Sets _classic and _current to ""
+# Ends where STACK and ACCELERATOR do not suit this machine. Sets _classic and _current to ""
 # where that stack is none.
 _check_choice() {
   _classic=classic _current=current

@@ -7,7 +7,7 @@ evaluation and a checkpoint every 10 steps. The kills (20 by default, SIGKILL) c
 start, uniformly over a quarter of the undisturbed run's time. So they fall into start-up, steps,
 evaluations and the writing of checkpoints.
 
-With --workers above 1 each training is of so many processes on this machine
+With --workers above 1 each training has that many processes on this machine
 (`--strategy=multi_worker`). One of them is killed. The others must end by themselves within two
 minutes, and all are started again. Leaves `whole/` and `killed/` in DIR. Exit code 1 where weights
 or losses differ in a single bit.
@@ -100,12 +100,12 @@ def main(workdir: str, kills: int = 20, seed: int = 0, workers: int = 1, steps: 
     data = root / "data"
     began = time.monotonic()
     finish(start(root / "whole", data, steps, workers))
-    whole = time.monotonic() - began
+    undisturbed = time.monotonic() - began
     done = 0
     while done < kills:
         started = time.time()
         processes = start(root / "killed", data, steps, workers)
-        index, moment = rng.randrange(workers), rng.uniform(0, whole / 4)
+        index, moment = rng.randrange(workers), rng.uniform(0, undisturbed / 4)
         try:
             processes[index].wait(moment)
             finish(processes)

@@ -1,4 +1,4 @@
-"""Lists the packages that an environment with a TensorFlow of its own lacks.
+"""Lists the packages that an environment with its own TensorFlow lacks.
 
     python scripts/missing_packages.py REQUIREMENTS FOLDER
 
@@ -73,7 +73,7 @@ def main(requirements: str, folder: str) -> None:
             " install one"
         )
     found = [(d.metadata["Name"], d.version) for d in importlib.metadata.distributions()]
-    # Systems also have packages whose versions pip cannot read.
+    # Systems also have packages with versions that pip cannot read.
     present = {
         canonical(name): number
         for name, number in found

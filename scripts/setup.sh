@@ -62,7 +62,7 @@ _is_up_to_date() {
   [[ $(<"$STAMP") == "$(_print_stamp $_recorded)"* ]]
 }
 
-# Runs the command NAME [FLAG...] of cli/commands.py in place of this shell.
+# Runs the command NAME [FLAG...] of cli/commands.py instead of this shell.
 # cli/start.py keeps the current directory off the import path.
 run_command() {
   export PYTHONSAFEPATH=1 # Python 3.11 and later: the same in processes that other packages start

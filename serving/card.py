@@ -28,8 +28,9 @@ def text(
       training: `summary.json` of the training.
       stored: what the export did: `weights`, `optimize`, `max_pixels`, `deviation` (largest
         difference of a probability) and `deviation_images`. With an ONNX file also `onnx`: its
-        `opset` and `deviation`. Further, what the export was told: `license`, a line, and
-        `evaluation`: None, or `split`, `examples` and `metrics` (name -> number) of this model.
+        `opset` and `deviation`; with labeled images `neighbors`: their count `images`. Further,
+        what the export was told: `license`, a line, and `evaluation`: None, or `split`, `examples`
+        and `metrics` (name -> number) of this model.
     """
     preprocessing = spec.preprocessing
     names = ", ".join(f"`{label}`" for label in spec.label_names[:_SHOWN_CLASSES])
@@ -46,6 +47,13 @@ def text(
             " `assets.extra/model.onnx` is the same model for other runtimes (ONNX, opset"
             f" {onnx['opset']}). On the same images its probabilities differ by at most"
             f" {onnx['deviation']:.2g}."
+        )
+    near = stored.get("neighbors")
+    copies = ""
+    if near:
+        copies = (
+            f" `assets.extra/neighbors.npz` holds thumbnails and names of {near['images']:,} of the"
+            " labeled images; whoever gets the export gets them, too."
         )
     trained = ", ".join(
         f"{training[key]:,} {words}" for key, words in _TRAINING.items() if key in training
@@ -66,7 +74,7 @@ def text(
             f"Trained with {trained or 'nothing on record'}. Images reach the network as in"
             f" evaluation: style `{preprocessing.style}`, bicubic to the size above, mean and"
             " deviation inside the network. The data themselves are described by the"
-            " `manifest.json` files of the training's data directory."
+            f" `manifest.json` files of the training's data directory.{copies}"
         ),
         "## Metrics",
         _metrics(training, stored["evaluation"]),

@@ -20,7 +20,7 @@ from __future__ import annotations
 import itertools
 import time
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -246,10 +246,28 @@ def encoded_examples(manifest: Manifest, every: int = 1) -> Iterator[tuple[int, 
     Raises:
       InputError: a damaged record, or a label that is no class.
     """
+    for number, example in labeled_examples(manifest, range(0, manifest.num_records, every)):
+        yield number, example["image/encoded"], int(example["label"])
+
+
+def labeled_examples(
+    manifest: Manifest, numbers: Container[int]
+) -> Iterator[tuple[int, dict[str, tf.Tensor]]]:
+    """Yields (record number, example) of a labeled split, in stored order, images not decoded.
+
+    Args:
+      manifest: the split.
+      numbers: record numbers that are wanted. All records are read and verified.
+
+    Raises:
+      InputError: a damaged record, or a label that is no class.
+    """
     serialized = (
         record for shard in range(len(manifest.files)) for record in read_records(manifest, shard)
     )
-    for number, record in itertools.islice(enumerate(serialized), 0, None, every):
+    for number, record in enumerate(serialized):
+        if number not in numbers:
+            continue
         try:
             example = protos.parse_example(tf.constant(record), manifest.label_offset)
         except tf.errors.OpError as error:
@@ -260,7 +278,7 @@ def encoded_examples(manifest: Manifest, every: int = 1) -> Iterator[tuple[int, 
                 f"{manifest.directory}: record {number} has no label or the label {label}; make the"
                 " data again"
             )
-        yield number, example["image/encoded"], label
+        yield number, example
 
 
 def _unusable(manifest: Manifest, number: int, error: tf.errors.OpError) -> InputError:

@@ -96,6 +96,18 @@ def _paths(names: list[str]) -> dict[str, Any]:
                 "responses": _answers("Predictions", *_ERROR_CODES),
             },
         }
+        paths[f"{model}:explain"] = {
+            "parameters": parameters,
+            "post": {
+                "summary": "What predictions depend on, and the nearest labeled images",
+                "description": "Not a part of TF Serving's protocol. It takes up to 4 images.",
+                "requestBody": {
+                    "required": True,
+                    "content": {"application/json": {"schema": _schema("Request")}},
+                },
+                "responses": _answers("Explanations", *_ERROR_CODES),
+            },
+        }
     return paths
 
 
@@ -140,6 +152,46 @@ _SCHEMAS: dict[str, Any] = {
                 "properties": {"inputs": _VALUES, "signature_name": _SIGNATURE},
             },
         ]
+    },
+    "Explanations": {
+        "type": "object",
+        "required": ["explanations"],
+        "properties": {"explanations": {"type": "array", "items": _schema("Explanation")}},
+    },
+    "Explanation": {
+        "type": "object",
+        "required": ["status"],
+        "properties": {
+            "status": {"type": "integer", "description": "As of a prediction; 0: explained."},
+            "version": {"type": "integer"},
+            "label": {"type": "string", "description": "The most probable class."},
+            "probability": {"type": "number"},
+            "prepared": {
+                "type": "string",
+                "contentEncoding": "base64",
+                "description": "PNG of what the network sees.",
+            },
+            "drops": {
+                "type": "array",
+                "description": "Rows from top to bottom: by how much the probability falls when a"
+                " gray square covers a place.",
+                "items": {"type": "array", "items": {"type": "number"}},
+            },
+            "neighbors": {
+                "description": "Labeled images with similar embeddings; null: the export has none.",
+                "type": ["array", "null"],
+                "items": {
+                    "type": "object",
+                    "required": ["label", "key", "similarity", "thumbnail"],
+                    "properties": {
+                        "label": {"type": "string"},
+                        "key": {"type": "string"},
+                        "similarity": {"type": "number", "minimum": -1.001, "maximum": 1.001},
+                        "thumbnail": {"type": "string", "contentEncoding": "base64"},
+                    },
+                },
+            },
+        },
     },
     "Predictions": {
         "oneOf": [

@@ -1,4 +1,8 @@
-"""The page at `GET /` of the development server: choose an image, see its most probable classes."""
+"""The page at `GET /` of the development server.
+
+A person chooses an image and sees its most probable classes, what the answer depends on, and the
+nearest labeled images (`serving.explain`).
+"""
 
 from __future__ import annotations
 

@@ -3,12 +3,14 @@
     GET  /v1/models/NAME[/versions/N|/labels/LABEL]            status
     GET  /v1/models/NAME[/versions/N|/labels/LABEL]/metadata   signatures
     POST /v1/models/NAME[/versions/N|/labels/LABEL]:predict    see `serving.json_requests`
+    POST /v1/models/NAME[/versions/N|/labels/LABEL]:explain    see `serving.explain`
     GET  /                                                     a page to try a model
     GET  /healthz                                              200; 503 once a stop has begun
     GET  /monitoring/prometheus/metrics                        see `serving.metrics`
     GET  /openapi.json                                         see `serving.openapi`
 
-An error is {"error": "…"}, one sentence, with TF Serving's HTTP code for it.
+TF Serving has no `:explain`. An error is {"error": "…"}, one sentence, with TF Serving's HTTP code
+for it.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from serving import connections, json_requests, metrics, openapi, page
+from serving import connections, explain, json_requests, metrics, openapi, page
 from serving.json_requests import MAX_BYTES
 from serving.memory import Share
 from serving.models import Models
@@ -53,7 +55,7 @@ _Spec = tuple[str, Optional[int], Optional[str]]
 
 _PATH = re.compile(
     r"/v1/models/([^/:]+)(?:/versions/(\d{1,18})|/labels/([^/:]+))?"
-    r"(?:(/metadata)|:(predict|classify|regress))?",
+    r"(?:(/metadata)|:(predict|explain|classify|regress))?",
     re.IGNORECASE,
 )
 
@@ -116,6 +118,7 @@ class _Rest:
 
     def __init__(self, models: Models):
         self._models, self.draining = models, False
+        self._explainer = explain.Explainer()
 
     async def models(self, request: Request) -> Response:
         """Answers with status, metadata or predictions."""
@@ -187,26 +190,39 @@ class _Rest:
             raise Refused(
                 grpc.StatusCode.INVALID_ARGUMENT, "a POST wants :predict at the end of the path"
             )
+        encoding = request.headers.get("content-encoding", "").strip().lower()
+        if match[5].lower() == "explain":
+            return await self._explain(_spec(match), body, encoding, share)
         if match[5].lower() != "predict":
             message = f":{match[5]} is not served here, :predict is"
             raise Refused(grpc.StatusCode.UNIMPLEMENTED, message)
         with self._models.counted(unquote(match[1]), "predict", "REST"):
-            encoding = request.headers.get("content-encoding", "")
             return await self._predict(_spec(match), body, encoding, share)
 
-    async def _predict(self, spec: _Spec, body: bytes, encoding: str, share: Share) -> str:
+    async def _parse(
+        self, spec: _Spec, body: bytes, encoding: str, share: Share
+    ) -> json_requests.Prediction:
         def parse() -> json_requests.Prediction:
-            content = json_requests.decompress(body, encoding.strip().lower())
+            content = json_requests.decompress(body, encoding)
             if encoding:
                 share.add(len(content))
             return json_requests.parse(content, lambda name: self._models.signature(*spec, name))
 
-        loop = asyncio.get_running_loop()
-        in_thread = encoding or len(body) > LONG
-        asked = await loop.run_in_executor(None, parse) if in_thread else parse()
+        if encoding or len(body) > LONG:
+            return await asyncio.get_running_loop().run_in_executor(None, parse)
+        return parse()
+
+    async def _explain(self, spec: _Spec, body: bytes, encoding: str, share: Share) -> str:
+        asked = await self._parse(spec, body, encoding, share)
+        version = self._models.find(*spec)
+        return await asyncio.wrap_future(self._explainer.submit(version, asked.inputs))
+
+    async def _predict(self, spec: _Spec, body: bytes, encoding: str, share: Share) -> str:
+        asked = await self._parse(spec, body, encoding, share)
         submitted = self._models.submit(asked.signature, asked.inputs)
         outputs = await asyncio.wrap_future(submitted)
         if sum(value.size for value in outputs.values()) > MANY:
+            loop = asyncio.get_running_loop()
             return await loop.run_in_executor(None, json_requests.answer, outputs, asked.by_row)
         return json_requests.answer(outputs, asked.by_row)
 

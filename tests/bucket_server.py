@@ -1,4 +1,4 @@
-"""An S3 server on loopback, moto's, that can be told to fail."""
+"""An S3 server on loopback, moto's, that can be made to fail."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class Server:
 
     @functools.cached_property
     def client(self) -> Any:
-        """A client of its own, which meets no more than the faults."""
+        """A separate client, which meets no faults but the planned ones."""
         retries = config.Config(retries={"total_max_attempts": 1})
         return boto3.client("s3", endpoint_url=self.url, config=retries)
 
@@ -102,7 +102,7 @@ def _the_server() -> Server:
 
 @contextlib.contextmanager
 def running(monkeypatch: Any, cache: Any) -> Iterator[Server]:
-    """A server with an empty bucket, named in the environment, and the cache folder `cache`."""
+    """Yields a server with an empty bucket that the environment names, cached in `cache`."""
     import moto.backends
 
     for name, value in (

@@ -44,7 +44,7 @@ def two_blocks(
 
 
 def flags(section: str) -> list[str]:
-    """Returns flags that give a recipe's training for digits this network in place of its own."""
+    """Returns flags that give a recipe's training for digits this network instead of its own."""
     unset = ("width", "depth", "stem_stride", "strides")  # settings of an EfficientNet
     return [
         f"--config.{section}.model.name={NAME}",

@@ -78,7 +78,7 @@ def environment_of(python: str, system: str, machine: str) -> dict[str, str]:
 def read_pins(names: list[str], environment: dict[str, str] | None = None) -> dict[str, str]:
     """Returns canonical package name -> version of the locks.
 
-    Reads the lines whose marker holds here, or for `environment`.
+    Reads the lines with a marker that holds here, or for `environment`.
     """
     pins: dict[str, str] = {}
     for line in [line for name in names for line in lines(f"requirements/{name}.txt")]:

@@ -29,7 +29,7 @@ CNN, RECIPE, METRIC, SOURCE = re.findall(r"```python\n(.*?)```", DOCS, re.DOTALL
 
 @pytest.fixture
 def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Returns the recipe with a network of the user's own, cut down."""
+    """Returns the recipe with a user's network, cut down."""
     (tmp_path / "my_nets.py").write_text(CNN, encoding="utf-8")
     (tmp_path / "my_recipe.py").write_text(RECIPE, encoding="utf-8")
     monkeypatch.syspath_prepend(tmp_path)
@@ -38,9 +38,9 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def test_an_architecture_through_every_stage(config: Any, tmp_path: Path) -> None:
-    loop.check(config)
+    loop.check_loop(config)
     plan = dry_runs.describe(config, tmp_path, {}, loop.plan(config, tmp_path, {}, "auto"))
-    assert "of which 1,586 are trained, 32 px" in plan and "activations not known" in plan
+    assert "parameters (1,586 trained), 32 px" in plan and "activations not known" in plan
     data, run = tmp_path / "data", tmp_path / "teacher"
     prepare.main(config, str(data))
     train.main(config, str(run), str(data), "teacher", strategy="one_device")
@@ -86,5 +86,5 @@ def test_a_data_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert opened.label_names == ("0", "1") and opened.labels.tolist() == [1, 0]
     (first, _) = opened.read([0, 1])
     np.testing.assert_array_equal(tf.io.decode_image(first), pixels[0])
-    with pytest.raises(InputError, match=r"--test: .*missing.npz is no NumPy file"):
+    with pytest.raises(InputError, match=r"--test: .*missing.npz is not a NumPy file"):
         sources.open_collection(f"npz:{tmp_path / 'missing.npz'}", "test", settings)

@@ -42,7 +42,7 @@ def requirements() -> dict[str, list[Requirement]]:
     return found
 
 
-# Bounds on packages that other packages ask for. They are no dependencies of this project.
+# Bounds on packages that other packages ask for. They are not dependencies of this project.
 BOUNDS_ONLY = {"array-record", "google-auth", "setuptools", "tensorflow-metadata"}
 
 

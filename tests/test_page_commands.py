@@ -24,6 +24,7 @@ OPEN_RECIPE = {
     "train": "fixmatch/image_folder.py",
     "meta_pseudo_labels": "meta_pseudo_labels/image_folder.py",
     "two_moons": "experiments/two_moons.py",
+    "biased_teacher": "experiments/biased_teacher.py",
     "study": "studies/noise.py",
 }
 """Command -> the recipe that takes the place of one that a page leaves open."""
@@ -31,7 +32,7 @@ READ = [page for page in PAGES if page.name != "paper_map.md"]
 
 
 def commands_of(text: str) -> Iterator[str]:
-    """The commands of a page, with the shell variables that it sets put in."""
+    """Returns the commands of a page, with the shell variables that it sets put in."""
     values: dict[str, str] = {}
 
     def put_in(line: str) -> str:
@@ -83,7 +84,7 @@ def check(command: str) -> None:
     try:
         app.parse(found, rest)
     except InputError as error:
-        if not re.match(r"--[\w, -]+(is)? ?missing", str(error)):  # mentioned in part
+        if not re.match(r"--[\w, -]+ (is missing|must be given)", str(error)):  # mentioned in part
             raise
 
 

@@ -29,7 +29,7 @@ def planned(**arguments: Any) -> dict[str, Any]:
     """Stands in for `workflow.run`: checks what it is given, and answers as a finished run does."""
     flags = [f"--config.{key}={value}" for key, value in arguments["settings"].items()]
     config = recipes.from_flags(f"--config={arguments['recipe']}", *flags, declared=of_recipe)
-    loop.check(config)
+    loop.check_loop(config)
     labeled, unlabeled = (
         sources.open_collection(str(arguments[role]), role, config.data)
         for role in ("labeled", "unlabeled")

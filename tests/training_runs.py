@@ -36,7 +36,7 @@ def metrics(workdir: str | Path) -> list[dict[str, Any]]:
 
 
 def kill_after(lines: int, process: subprocess.Popen[str], workdir: str | Path) -> None:
-    """Sends SIGKILL when so many lines are logged; asserts that the run was still under way."""
+    """Sends SIGKILL when that many lines are logged; asserts that the run was still under way."""
     while process.poll() is None and len(metrics(workdir)) < lines:
         time.sleep(0.005)
     process.send_signal(signal.SIGKILL)

@@ -94,12 +94,12 @@ def build(
             f"optimizer.name={name}: tensorflow-addons cannot be imported ({one_line(error)})"
         ) from error
     rule = RULES[name]
-    own = {"weight_decay": decoupled_weight_decay} if rule.own_decay else {}
+    decay = {"weight_decay": decoupled_weight_decay} if rule.own_decay else {}
     beside = None if rule.own_decay else decoupled_weight_decay or None
     legacy = getattr(tensorflow_addons.optimizers, rule.kind)
     named = type(rule.kind, (AddonsOptimizer,), {})  # messages name an optimizer by its class
     made: AddonsOptimizer = named(
-        lambda rate: legacy(rate, beta_1=momentum, **rule.options, **own),
+        lambda rate: legacy(rate, beta_1=momentum, **rule.options, **decay),
         learning_rate,
         name=rule.kind,
         weight_decay=beside,
@@ -109,7 +109,7 @@ def build(
 
 
 class _Legacy:
-    """A legacy Keras optimizer whose slots belong to another optimizer.
+    """A legacy Keras optimizer with slots that belong to another optimizer.
 
     It is a plain object, so that checkpoints do not look into it.
     """

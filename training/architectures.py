@@ -12,14 +12,14 @@ docs/extending.md shows both ways. Importing this module needs no TensorFlow.
 - `sync_batch_norm`: whether BatchNorm takes its statistics over all replicas;
 - every other key of `model` in the recipe that is not None. Builders of the table get `name` too.
 
-A builder of your own must take `num_classes`. It may lack the others:
+Your own builder must take `num_classes`. It may lack the others:
 
 - without `mean` or `std`, it gets pixels in 0-255 and must scale them itself;
 - without `seed`, Keras's global generator, which each training seeds, draws the initial weights;
 - without `sync_batch_norm`, training on several replicas needs `sync_batch_norm=False`.
 
 **What it returns**: a functional or sequential `tf.keras.Model`, float32 images (B, H, W, 3) in
-0-255 -> float32 logits (B, K), without softmax and without losses of its own. H and W are None, or
+0-255 -> float32 logits (B, K), without softmax and without its own losses. H and W are None, or
 the side of the recipe's images.
 
 **What only some features need:**
@@ -30,7 +30,7 @@ the side of the recipe's images.
 - Fine-tuning and evaluation at another resolution need H and W that are None.
 - The export needs a last Dense layer; `embed` answers with the input of that layer.
 - Noise that a restart and any number of replicas repeat needs `nets.noise`'s `Dropout` and
-  `StochasticDepth` in place of Keras's.
+  `StochasticDepth` instead of Keras's.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ TABLE = (
             "stem_stride?": _WHOLE,
             "strides?": ([int], None),
         },
-        check="efficientnet.architectures:check",
+        check="efficientnet.architectures:check_settings",
         parameters="efficientnet.counts:parameters",
         activations="efficientnet.counts:activations",
         multiply_adds="efficientnet.counts:multiply_adds",
@@ -139,7 +139,7 @@ TABLE = (
         title=lambda name: f"Wide ResNet {name[4:].replace('_', '-')}",
         smoke={"name": "wrn_10_1"},
         types={**_RESNET_TYPES, "variant?": _TEXT},
-        check="resnet.wide_resnet:check",
+        check="resnet.wide_resnet:check_settings",
     ),
     *(
         Family(
@@ -152,7 +152,7 @@ TABLE = (
             title=keras_cv_backbones.title,
             smoke={"name": keras_cv_backbones.PREFIX + next(iter(rows))},
             types={**_COMMON_TYPES, "survival_probability?": _NUMBER},
-            check="nets.keras_cv_backbones:check",
+            check="nets.keras_cv_backbones:check_settings",
             reduction="nets.keras_cv_backbones:reduction",
         )
         for rows in keras_cv_backbones.FAMILIES.values()
@@ -181,9 +181,9 @@ def find(name: str) -> Family:
         if not name.startswith(keras_cv_backbones.PREFIX)
     )
     raise InputError(
-        f"model.name: no architecture {name!r}; known: {known} (or another depth and width), "
-        f"{keras_cv_backbones.PREFIX}NAME for a backbone of keras-cv (docs/models.md), "
-        "or package.module:function, a builder of your own"
+        f"model.name: there is no architecture {name!r}; known: {known} (or another depth and "
+        f"width), {keras_cv_backbones.PREFIX}NAME for a backbone of keras-cv (docs/models.md), or "
+        "package.module:function for your own builder"
     )
 
 

@@ -93,9 +93,9 @@ class Steps(tf.keras.callbacks.Callback):
         if not self.stepped and not workers.several(self.strategy):
             self._leave("before its first step")
 
-    def _leave(self, where: str) -> None:
+    def _leave(self, moment: str) -> None:
         print(
-            f"stopped by SIGTERM {where}; the same command goes on from the last checkpoint",
+            f"stopped by SIGTERM {moment}; the same command continues from the last checkpoint",
             file=sys.stderr,
             flush=True,
         )
@@ -200,9 +200,9 @@ class Steps(tf.keras.callbacks.Callback):
         bad = [name for name, value in values.items() if not math.isfinite(value)]
         if bad:
             raise InputError(
-                f"{', '.join(bad)} is not finite between steps {self.last_step} and"
-                f" {step} ({self.workdir}); {self._kept}. Lower the learning rate (schedule.base)"
-                " or set optimizer.clip_norm"
+                f"{', '.join(bad)} is not finite between steps {self.last_step} and {step} "
+                f"({self.workdir}); {self._kept}. Lower the learning rate (schedule.base) or set "
+                "optimizer.clip_norm"
             )
 
     def _stop_if_overflowing(self, step: int, row: dict[str, float]) -> None:

@@ -77,11 +77,12 @@ class Checkpoints:
         for step in reversed(steps):
             if not os.path.exists(f"{self._path(step)}.index"):  # the file that is written last
                 print(
-                    f"checkpoint {self._path(step)} has no .index file; looking for the one before",
+                    f"checkpoint {self._path(step)} has no .index file; trying the checkpoint "
+                    "before it",
                     flush=True,
                 )
                 if len(steps) == 1:  # the run was killed while saving its first checkpoint
-                    print("there is none before; starting at step 0", flush=True)
+                    print("there is no earlier checkpoint; starting at step 0", flush=True)
                     self._delete(step)
                     return 0
                 continue
@@ -92,8 +93,8 @@ class Checkpoints:
                 return step
             except _DAMAGE as error:
                 print(
-                    f"checkpoint {self._path(step)} is damaged ({one_line(error)}); looking for the"
-                    " one before",
+                    f"checkpoint {self._path(step)} is damaged ({one_line(error)}); trying the "
+                    "checkpoint before it",
                     flush=True,
                 )
         if steps:
@@ -146,9 +147,9 @@ class Checkpoints:
             writer = path.read_text(encoding="utf-8").strip() if path.exists() else stack.CLASSIC
             if writer != stack.current():
                 raise InputError(
-                    f"{self._path(step)} was written with {writer}, and this is {stack.current()}:"
-                    " a run continues on its own stack only; continue with that, or name another"
-                    " --workdir"
+                    f"{self._path(step)} was written with {writer}, but this is {stack.current()}. "
+                    "A run continues only on its own stack: use that stack, or name another "
+                    "--workdir"
                 )
 
     def _read(self, step: int) -> None:

@@ -53,7 +53,7 @@ class Copies:
         """Takes the function of each device.
 
         Args:
-          copies: (device, the function whose variables are there), as `on_each` returns them.
+          copies: (device, the function with its variables there), as `on_each` returns them.
           at_once: number of calls that a device answers at the same time.
         """
         self.places = len(copies) * at_once
@@ -78,7 +78,7 @@ class Copies:
         """Yields each item with the function's answer to `arguments(item)`, in the items' order.
 
         An error that `items` raises comes after the answers to the items before. Several threads
-        may iterate over maps of their own: they share the devices.
+        may iterate over their own maps: they share the devices.
         """
         iterator, failure = iter(items), None
         waiting: deque[tuple[Item, Future[Any]]] = deque()

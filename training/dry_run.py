@@ -60,7 +60,9 @@ def images(
     """
     if (data / "summary.json").exists():
         if "splits" not in read_json(data / "summary.json", dict):
-            raise InputError(f"--data: {data} is no prepared data; run_prepare_data.sh makes it")
+            raise InputError(
+                f"--data: {data} does not hold prepared data; prepare it with run_prepare_data.sh"
+            )
         summary = read_json(data / "summary.json", PREPARED)
         counts = {name: split["images"] for name, split in summary["splits"].items()}
         sizes = {name: summary[name] for name in ("median_height", "median_width")}
@@ -78,9 +80,9 @@ def images(
     expected = config.expected.to_dict()
     if None in expected.values():
         raise InputError(
-            f"{data} is not there yet; run the first stage, run_prepare_data.sh, or say how many"
-            " images it will hold with --config.expected.labeled=N --config.expected.unlabeled=N"
-            " --config.expected.classes=N"
+            f"{data} does not exist yet. Run run_prepare_data.sh first, or give the numbers of "
+            "images with --config.expected.labeled=N --config.expected.unlabeled=N "
+            "--config.expected.classes=N"
         )
     return {**expected, "median_height": None, "median_width": None, "survey": None}
 
@@ -95,7 +97,7 @@ def _surveyed(config: ConfigDict, folders: dict[str, str], quick: bool) -> surve
     known = None not in config.expected.to_dict().values()
     if config.data.source == "digits":
         return None if quick and known and not config.smoke else survey.of_digits(config)
-    config = prepare.resolve(config, folders)
+    config = prepare.with_locations(config, folders)
     locations = [
         config.data[role] for role in ("labeled", "unlabeled", "test") if config.data[role]
     ]
@@ -174,12 +176,12 @@ def _network(
     kept: bool,
 ) -> list[str]:
     """Describes one network of a training. `kept`: whether its average is what is served."""
-    steps, batch, more = (
+    steps, batch, unlabeled_images = (
         train["steps"],
         train["batch_size"],
         train["batch_size"] * train["unlabeled_ratio"],
     )
-    first = batch if train.get("labeled", True) else 0
+    labeled_images = batch if train.get("labeled", True) else 0
     frozen = train.get("frozen_blocks", 0)
     fixed = train.get("frozen_batch_norm", False)
     parameters = count_parameters(model, counts["classes"], size, frozen, fixed)
@@ -193,7 +195,7 @@ def _network(
     return [
         f"{name}: {model['name']}, {parameters}, {pixels}",
         (
-            f"  {steps:,} steps of {first:,} + {more:,} images"
+            f"  {steps:,} steps of {labeled_images:,} + {unlabeled_images:,} images"
             f" ({steps * batch / counts['labeled']:.1f} labeled epochs)"
         ),
         f"  learning rate: {rates}",
@@ -217,7 +219,7 @@ class Parameters(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.all:,} parameters" + (
-            f", of which {self.trained:,} are trained" if self.trained != self.all else ""
+            f" ({self.trained:,} trained)" if self.trained != self.all else ""
         )
 
 
@@ -246,7 +248,7 @@ def count_parameters(
     count = architectures.find(model["name"]).parameters
     if count and not frozen_batch_norm:
         return Parameters(*architectures.load(count)(model, classes, frozen_blocks))
-    # A builder of the user's own may change while this process runs. The table's builders do not.
+    # A user's builder may change while this process runs. The table's builders do not.
     counted = _counted.__wrapped__ if ":" in model["name"] else _counted
     return counted(
         json.dumps(model, sort_keys=True), classes, size, frozen_blocks, frozen_batch_norm
@@ -328,7 +330,7 @@ def missing(config: ConfigDict, folders: dict[str, str], data: Path) -> list[str
             if name not in sources.WITHOUT_PATH and not (
                 os.path.exists(path) or glob.glob(pattern)
             ):
-                found.append(f"--{role}: no {path}")
+                found.append(f"--{role}: there is no {path}")
         elif role == "labeled" or (
             role == "unlabeled" and config.data.labeled_as_unlabeled == "nothing"
         ):

@@ -92,7 +92,7 @@ def fit(
             workdir / "checkpoints", tf.train.Checkpoint(trainer=trainer), keep, keep_every
         )
         start = checkpoints.restore()
-    found = f"the workers found different checkpoints, this one that of step {start}"
+    found = f"the workers found different checkpoints; this worker found step {start}"
     workers.require_same(
         strategy, start, f"{found}; {workdir} must be on a file system that all of them share"
     )
@@ -104,7 +104,7 @@ def fit(
     ):
         return
     if profile and start >= profile[0]:
-        print(f"no profile: step {profile[0]} is done already", flush=True)
+        print(f"the profile is left out: step {profile[0]} is done already", flush=True)
     every = (log_every, checkpoint_every, evaluate_every)
     shown = images if chief else None
     callback = Steps(
@@ -143,9 +143,9 @@ def fit(
             for manifest in manifests:
                 records.verify_split(manifest)
             raise InputError(
-                f"the data ended between steps {callback.last_step} and {steps}, the last, and no"
-                f" file of them is damaged ({workdir}); run the same command again to go on from"
-                " the last checkpoint"
+                f"the data ended between steps {callback.last_step} and {steps}, the last step, "
+                f"but none of their files is damaged ({workdir}); run the same command again to "
+                "continue from the last checkpoint"
             )
     except _UNREADABLE as error:
         raise_refusal(error)

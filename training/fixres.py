@@ -34,10 +34,10 @@ def freeze_blocks(model: tf.keras.Model, count: int) -> None:
     `trainable`). A frozen layer of noise passes its input on (the meaning in `nets.noise`). The
     layers after the frozen blocks, the head's BatchNorm included, train as usual.
 
-    The frozen weights are those that the model holds: load it first. Call before compiling.
+    The frozen weights keep the model's present values: load it first. Call before compiling.
 
     Args:
-      model: a network whose layers have the names of blocks (`training.architectures`).
+      model: a network with layers named by blocks (`training.architectures`).
       count: number of blocks; 0 leaves the whole model as it is, the stem included.
 
     Raises:

@@ -58,8 +58,10 @@ def memory() -> int | None:
         return None
     query = [tool, "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
     try:
-        told = subprocess.run(query, capture_output=True, text=True, timeout=20, check=False).stdout
-        return min(int(line) for line in told.split()) * 2**20
+        output = subprocess.run(
+            query, capture_output=True, text=True, timeout=20, check=False
+        ).stdout
+        return min(int(line) for line in output.split()) * 2**20
     except (OSError, ValueError, subprocess.TimeoutExpired):
         return None
 

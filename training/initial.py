@@ -62,7 +62,7 @@ def start(
 ) -> None:
     """Gives a network the weights of `loaded`.
 
-    A new classifier keeps the weights of its own seed, scaled by `NEW_HEAD`.
+    A new classifier keeps its initial weights, scaled by `NEW_HEAD`.
 
     Args:
       network: a fresh network of the same architecture.
@@ -77,16 +77,18 @@ def start(
         network.set_weights(loaded.get_weights())
         return
     pairs = [
-        (own, theirs)
-        for own, theirs in zip(network.layers, loaded.layers)
-        if own.weights or theirs.weights
+        (layer, theirs)
+        for layer, theirs in zip(network.layers, loaded.layers)
+        if layer.weights or theirs.weights
     ]
-    for own, theirs in pairs[:-1]:  # the last layer with weights is the classifier
-        if [weight.shape for weight in own.weights] != [weight.shape for weight in theirs.weights]:
+    for layer, theirs in pairs[:-1]:  # the last layer with weights is the classifier
+        if [weight.shape for weight in layer.weights] != [
+            weight.shape for weight in theirs.weights
+        ]:
             raise InputError(
-                f"--init={initial.text}: its layer {theirs.name} does not fit {own.name} of the"
+                f"--init={initial.text}: its layer {theirs.name} does not fit {layer.name} of the"
                 " network"
             )
-        own.set_weights(theirs.get_weights())
+        layer.set_weights(theirs.get_weights())
     head = pairs[-1][0]
     head.set_weights([NEW_HEAD * weight for weight in head.get_weights()])

@@ -3,8 +3,8 @@
 Both are habits of fine-tuning on few images.
 
 The step of each variable is multiplied by a factor, whatever the optimizer. All optimizers of a
-recipe make steps that are multiples of the learning rate, so the factor acts as a learning rate of
-the variable's own. Decoupled weight decay belongs to the step. The optimizer's slots are as without
+recipe make steps that are multiples of the learning rate. So the factor acts as the variable's own
+learning rate. Decoupled weight decay belongs to the step. The optimizer's slots are as without
 factors, so the first step after the start finds them filled.
 
 The parts of a network are, from below: the stem, each block, the layers after the last block, and
@@ -29,7 +29,7 @@ def parts_below(model: tf.keras.Model) -> dict[str, int]:
     """Returns how many parts each layer with weights is below the classifier, by the layer's name.
 
     Args:
-      model: a network whose layers have the names of blocks (`training.architectures`).
+      model: a network with layers named by blocks (`training.architectures`).
 
     Raises:
       InputError: the model has no blocks.

@@ -41,7 +41,7 @@ def one_hot(labels: tf.Tensor, num_classes: int) -> tf.Tensor:
     if distributions:
         return tf.cast(labels, tf.float32)
     flat = tf.cast(tf.reshape(labels, [-1]), tf.int64)  # the labels' own type may not hold K
-    message = f"a label is no class id from 0 to {num_classes - 1}"
+    message = f"a label is not a class id from 0 to {num_classes - 1}"
     checks = [
         tf.debugging.assert_non_negative(flat, message),
         tf.debugging.assert_less(flat, tf.cast(num_classes, tf.int64), message),

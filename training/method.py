@@ -35,7 +35,7 @@ class Network(NamedTuple):
     Attributes:
       name: name of its part of the train section; "" if the section itself is that of the only
         network.
-      images: images a step, over all replicas, whose activations are kept.
+      images: images a step, over all replicas, that keep their activations.
       rematerialize: whether the blocks' insides are computed twice.
     """
 

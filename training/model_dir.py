@@ -172,8 +172,8 @@ def load(directory: str | Path, made_by: str = MADE_BY) -> tuple[tf.keras.Model,
 def run_directory(directory: str | Path) -> Path:
     """Returns the training run's directory, given it or its `model/`."""
     directory = Path(directory)
-    own = directory.name == "model" and not (directory / "summary.json").exists()
-    return directory.parent if own else directory
+    inside = directory.name == "model" and not (directory / "summary.json").exists()
+    return directory.parent if inside else directory
 
 
 def _locate(directory: Path, made_by: str) -> Path:

@@ -53,9 +53,9 @@ def build(
     """
     function, arguments = builder(architecture)
     name = architecture["name"]
-    own = not architectures.find(name).in_table
+    of_user = not architectures.find(name).in_table
     offered = dict(zip(_OFFERED, (num_classes, mean, std, seed, sync_batch_norm)))
-    if own:
+    if of_user:
         if sync_batch_norm and not _takes(function, "sync_batch_norm"):
             raise InputError(
                 f"model.name: {name} takes no sync_batch_norm; set sync_batch_norm=False in the"
@@ -65,10 +65,10 @@ def build(
     try:
         model = function(**offered, **arguments)
     except Exception as error:
-        if not own or isinstance(error, InputError):
+        if not of_user or isinstance(error, InputError):
             raise
         raise InputError(f"model.name: {name} fails, {architectures.place(error)}") from error
-    if own:
+    if of_user:
         _require_classifier(model, name, num_classes)
     if image_size and any(side not in (None, image_size) for side in model.input_shape[1:3]):
         height, width = model.input_shape[1:3]
@@ -85,7 +85,7 @@ def builder(architecture: dict[str, Any]) -> tuple[Callable[..., tf.keras.Model]
     Raises:
       InputError: see `build`, for all that can be found without building.
     """
-    settings.check(architecture, MODEL, "model")
+    settings.check_settings(architecture, MODEL, "model")
     arguments = {key: value for key, value in architecture.items() if value is not None}
     name = arguments["name"]
     family = architectures.find(name)
@@ -99,8 +99,8 @@ def builder(architecture: dict[str, Any]) -> tuple[Callable[..., tf.keras.Model]
         del arguments["name"]
         if not _takes(function, "num_classes"):
             raise InputError(
-                f"model.name: {name} takes no num_classes; it must, by keyword: the data say how"
-                " many there are"
+                f"model.name: {name} takes no num_classes. It must take this keyword, because the "
+                "data say how many classes there are"
             )
     unknown = sorted(key for key in arguments if key in _OFFERED or not _takes(function, key))
     if unknown:

@@ -29,7 +29,7 @@ def fold_batch_norm(model: tf.keras.Model) -> tf.keras.Model:
     μ)·γ/√(σ² + ε). The result is only for inference.
 
     Args:
-      model: functional or sequential; convolutions with an activation of their own are left as they
+      model: functional or sequential; convolutions with their own activation are left as they
         are.
 
     Returns:

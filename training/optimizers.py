@@ -101,8 +101,8 @@ class LARS(tf.keras.optimizers.Optimizer):
 
     λ is 1 if either norm is 0, and for vectors: biases and BatchNorm's gamma and beta.
 
-    g contains the weight decay if the loss does. ‖g‖ is then the norm of the sum, where the paper
-    writes the sum of the norms.
+    g contains the weight decay if the loss does. ‖g‖ is then the norm of the sum. The paper writes
+    the sum of the norms.
     """
 
     def __init__(
@@ -245,7 +245,7 @@ def build(
       InputError: unknown name, a value out of its range, or an optimizer of a package that is not
         installed.
     """
-    settings.check(config, OPTIMIZER, "optimizer")
+    settings.check_settings(config, OPTIMIZER, "optimizer")
     decay = config.get("decoupled_weight_decay") or None
     common: dict[str, Any] = {"weight_decay": decay}
     if config.clip_norm:

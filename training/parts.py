@@ -12,7 +12,7 @@ from typing import Any
 import tensorflow as tf
 
 
-def pairs(data: Any, form: str) -> Any:
+def two_pairs(data: Any, form: str) -> Any:
     """Returns the data set's element ((a, b), (c, d)), which `form` describes.
 
     Raises:
@@ -25,7 +25,7 @@ def pairs(data: Any, form: str) -> Any:
     return data
 
 
-def alike(*images: tf.Tensor) -> tuple[tf.Tensor, ...]:
+def in_one_dtype(*images: tf.Tensor) -> tuple[tf.Tensor, ...]:
     """Returns the batches in one type: as they are if they have one, else float32.
 
     So none is cut to another's bytes.
@@ -41,7 +41,7 @@ def part_of(data: Any, number: int, parts: int) -> Any:
     """Returns part `number`, counted from 0, of `parts` equal ones of a batch.
 
     Args:
-      data: tensors whose first dimension is the batch, nested. A scalar is not cut.
+      data: tensors with the batch as first dimension, nested. A scalar is not cut.
       number: which part.
       parts: number of parts; divides each batch.
 
@@ -93,7 +93,7 @@ def accumulated(
 
     Args:
       gradients: (a part of `data`, its number from 0) -> gradients.
-      data: tensors whose first dimension is the batch, nested; see `part_of`.
+      data: tensors with the batch as first dimension, nested; see `part_of`.
       parts: number of parts; divides each batch.
 
     Raises:
@@ -108,8 +108,8 @@ def accumulated(
         # TensorFlow's optimizer makes a cycle, and gives up.
         with tf.control_dependencies([g for g in total if g is not None]):
             piece = part_of(data, number, parts)
-        own = gradients(piece, number)
-        total = [a if b is None else a + b for a, b in zip(total, own)] if total else own
+        of_part = gradients(piece, number)
+        total = [a if b is None else a + b for a, b in zip(total, of_part)] if total else of_part
     return total
 
 

@@ -113,13 +113,15 @@ def _networks(
       size: side of the images if the section itself does not say.
     """
     for key, value in config.items():
-        if not hasattr(value, "items") or key.startswith("finetune"):  # a ConfigDict is no Mapping
+        if not hasattr(value, "items") or key.startswith(
+            "finetune"
+        ):  # a ConfigDict is not a Mapping
             continue
-        own = (value.get("preprocessing") or {}).get("image_size") or size
+        side = (value.get("preprocessing") or {}).get("image_size") or size
         model = value.get("model")
         if hasattr(model, "items") and model.get("name"):
-            yield model, own
-        yield from _networks(value, own)
+            yield model, side
+        yield from _networks(value, side)
 
 
 def _has_tiny_maps(model: Mapping[str, Any], size: int | None) -> bool:

@@ -42,7 +42,7 @@ SAMPLES = 8
 
 
 class Inputs(NamedTuple):
-    """What a training reads.
+    """The inputs of a training.
 
     Attributes:
       data: the prepared data, for its validation split.
@@ -60,7 +60,7 @@ class Inputs(NamedTuple):
 
 
 class Devices(NamedTuple):
-    """Where a training runs; see `training.strategy.create`.
+    """The devices of a training; see `training.strategy.create`.
 
     `profile_steps` is FIRST,LAST: the first and the last step to profile.
     """
@@ -89,8 +89,8 @@ def train(
 
     Args:
       workdir: work directory, claimed with `cli.workdir.start`.
-      resolved: `seed`, `preprocessing` and the section `train`, as `workflow.train.resolve` returns
-        them.
+      resolved: `seed`, `preprocessing` and the section `train`, as
+        `workflow.train.resolve_training` returns them.
       method: method of the section.
       spec: spec of the model that is kept.
       inputs: what the training reads.
@@ -103,23 +103,23 @@ def train(
     labeled, unlabeled = inputs.labeled, inputs.unlabeled
     profile = _profile(devices.profile_steps, section.steps)
     batch, ratio = section.batch_size, section.unlabeled_ratio
-    first, more = batch if section.get("labeled", True) else 0, batch * ratio  # images of a step
-    where = strategy.create(devices.strategy, devices.cpu_devices, devices.tpu)
-    if section.precision == "mixed_float16" and strategy.device_kind(where) == "TPU":
+    labeled_images, unlabeled_images = batch if section.get("labeled", True) else 0, batch * ratio
+    distribution = strategy.create(devices.strategy, devices.cpu_devices, devices.tpu)
+    if section.precision == "mixed_float16" and strategy.device_kind(distribution) == "TPU":
         raise InputError("precision=mixed_float16 is for GPUs; on a TPU take mixed_bfloat16")
-    replicas = where.num_replicas_in_sync
+    replicas = distribution.num_replicas_in_sync
     digest = zlib.crc32(json.dumps(resolved, sort_keys=True).encode())
     workers.require_same(
-        where, digest, "the workers run different configs; give all of them the same flags"
+        distribution, digest, "the workers run different configs; give all of them the same flags"
     )
     parts = section.get("accumulation", 1)
     if batch % (replicas * parts):
         among = f"{replicas} replicas" + (f" with accumulation={parts}" if parts > 1 else "")
         raise InputError(f"batch_size={batch} does not divide among {among}")
-    if section.jit_compile and replicas > 1 and strategy.device_kind(where) != "TPU":
+    if section.jit_compile and replicas > 1 and strategy.device_kind(distribution) != "TPU":
         raise InputError(
-            f"jit_compile=True is for one device here, and there are {replicas} replicas; set it to"
-            " False"
+            f"jit_compile=True works on one device only, but there are {replicas} replicas; set it "
+            "to False"
         )
     if profile and section.steps_per_execution > 1:
         raise InputError("--profile_steps counts single steps; set steps_per_execution to 1")
@@ -128,7 +128,7 @@ def train(
         tf.config.experimental.enable_op_determinism()
     tf.keras.mixed_precision.set_global_policy(section.precision)
     steps_per_epoch = labeled.num_records / batch
-    with where.scope():  # everything that owns variables
+    with distribution.scope():  # everything that owns variables
         trainer = build_trainer(method, section, spec, steps_per_epoch, seed, replicas > 1, inputs)
 
     counted = dry_run.parameters_of(trainer.model)
@@ -137,9 +137,9 @@ def train(
         f"{spec.architecture['name']}: {counted}, {spec.preprocessing.image_size} px,"
         f" {labeled.num_records} labeled images"
         + (f", {unlabeled.num_records} {unlabeled.name.replace('_', '-')}" if unlabeled else "")
-        + f"; {section.steps} steps of {first} + {more} images,"
+        + f"; {section.steps} steps of {labeled_images} + {unlabeled_images} images,"
         f" {section.steps / steps_per_epoch:.1f} epochs, "
-        + f"{replicas} replicas, each on one {_device(where)}",
+        + f"{replicas} replicas, each on one {_device(distribution)}",
         flush=True,
     )
     if inputs.init:
@@ -150,7 +150,7 @@ def train(
             flush=True,
         )
     warning = models.warning(spec.architecture, spec.preprocessing.image_size)
-    if warning and workers.is_chief(where):
+    if warning and workers.is_chief(distribution):
         print(warning)
     manifests = [manifest for manifest in (labeled, unlabeled) if manifest]
     evaluate = None
@@ -166,14 +166,14 @@ def train(
     fit(
         trainer,
         lambda finished: pipeline.distribute(
-            where,
+            distribution,
             lambda *share: batches(
                 method, section, spec.preprocessing, inputs, seed, finished, *share
             ),
         ),
         workdir,
         steps=section.steps,
-        images_per_step=first + more,
+        images_per_step=labeled_images + unlabeled_images,
         log_every=section.log_every,
         checkpoint_every=section.checkpoint_every,
         evaluate_every=section.evaluate_every,
@@ -188,15 +188,15 @@ def train(
             for shown, (manifest, noise) in samples.items()
         },
     )
-    best_row = best(workdir) if workers.is_chief(where) else None
-    best_step = max(workers.gather(where, int(best_row["step"]) if best_row else 0))
+    best_row = best(workdir) if workers.is_chief(distribution) else None
+    best_step = max(workers.gather(distribution, int(best_row["step"]) if best_row else 0))
     if section.final_weights == "best" and best_step:
         Checkpoints(workdir / "checkpoints", tf.train.Checkpoint(trainer=trainer)).restore_step(
             best_step
         )
-    with trainer.ema.swapped(), workers.kept_by_chief(where, workdir / "model") as directory:
+    with trainer.ema.swapped(), workers.kept_by_chief(distribution, workdir / "model") as directory:
         model_dir.save(directory, trainer.model, spec)
-    if not workers.is_chief(where):
+    if not workers.is_chief(distribution):
         return
     last = read_json_lines(workdir / "metrics.jsonl", METRICS)[-1][1]
     model_step = best_row["step"] if section.final_weights == "best" and best_row else last["step"]
@@ -210,7 +210,7 @@ def train(
     summary = {
         "steps": last["step"],
         "parameters": parameters,
-        "images_seen": last["step"] * (first + more),
+        "images_seen": last["step"] * (labeled_images + unlabeled_images),
         "replicas": replicas,
         "seconds": last["seconds"],  # of the steps and their evaluations, over all starts
         "last": last,
@@ -309,7 +309,7 @@ def batches(
     For `start_step`, `pipelines` and `replicas` see `pipeline.train_batches`.
     """
     options = {"seed": seed, "start_step": start_step, "pipelines": pipelines, "replicas": replicas}
-    more = section.batch_size * section.unlabeled_ratio
+    unlabeled_images = section.batch_size * section.unlabeled_ratio
     clean = model_dir.read_spec(inputs.teacher).preprocessing if inputs.teacher else None
     return method.batches(
         section,
@@ -318,16 +318,16 @@ def batches(
             inputs.unlabeled,
             preprocessing,
             section.batch_size,
-            more,
+            unlabeled_images,
             options,
             clean,
         ),
     )
 
 
-def _device(where: tf.distribute.Strategy) -> str:
+def _device(distribution: tf.distribute.Strategy) -> str:
     """Returns what a replica computes on: GPU, TPU, or CPU with its instructions and kernels."""
-    kind = strategy.device_kind(where)
+    kind = strategy.device_kind(distribution)
     kernels = processor.describe() if kind == "CPU" else ""
     return f"{kind} ({kernels})" if kernels else kind
 
@@ -342,9 +342,7 @@ def _profile(steps: str | None, last: int) -> tuple[int, int] | None:
         or not all(part.isdecimal() for part in parts)
         or not 1 <= int(parts[0]) <= int(parts[1]) <= last
     ):
-        raise InputError(
-            f"--profile_steps={steps}: two steps from 1 to {last} are needed, FIRST,LAST"
-        )
+        raise InputError(f"--profile_steps={steps} must be FIRST,LAST: two steps from 1 to {last}")
     return int(parts[0]), int(parts[1])
 
 

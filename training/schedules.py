@@ -103,7 +103,7 @@ def build(
     Raises:
       InputError: unknown name, or a value out of its range.
     """
-    settings.check(config, SCHEDULE, "schedule")
+    settings.check_settings(config, SCHEDULE, "schedule")
     base = config.base * batch_size / 256
     warmup = config.warmup_epochs * steps_per_epoch
     if config.name == "exponential":

@@ -38,15 +38,15 @@ OWN_NETWORK = (
 """When the recipe's own network counts: the network of `init` would take its place."""
 
 MODEL = Section(
-    "The network. None is the architecture's own value.",
+    "The network. None stands for the architecture's own value.",
     {
         "name": Setting(
             "b0",
-            "A name of training/architectures.py, or package.module:function, your own.",
+            "Name from training/architectures.py, or package.module:function for your own builder.",
         ),
         "width": Setting(
             None,
-            "Multiplies the channels.",
+            "Factor of the number of channels.",
             type=float,
             none="the architecture's",
             above=0,
@@ -54,7 +54,7 @@ MODEL = Section(
         ),
         "depth": Setting(
             None,
-            "Multiplies the layers.",
+            "Factor of the number of layers.",
             type=float,
             none="the architecture's",
             above=0,
@@ -62,7 +62,7 @@ MODEL = Section(
         ),
         "dropout": Setting(
             None,
-            "Dropout before the classifier.",
+            "Rate of the dropout before the classifier.",
             type=float,
             none="the architecture's",
             at_least=0,
@@ -86,7 +86,7 @@ MODEL = Section(
         ),
         "strides": Setting(
             None,
-            "Stride of each stage; 1 or 2 for each of an EfficientNet's seven.",
+            "Stride of each stage; 1 or 2 for each of an EfficientNet's seven stages.",
             type=tuple,
             items=int,
             none="the architecture's",
@@ -116,13 +116,15 @@ OPTIMIZER = Section(
         ),
         "momentum": Setting(
             0.9,
-            "Momentum; adam ignores it. Decay of the first moment, of tensorflow-addons'"
-            " optimizers.",
+            "Momentum; adam ignores it. For tensorflow-addons' optimizers, the decay of the first "
+            "moment.",
             at_least=0,
             below=1,
             when=(When("name", tuple(name for name in OPTIMIZERS if name != "adam")),),
         ),
-        "nesterov": Setting(False, "Nesterov's momentum, of sgd.", when=(When("name", ("sgd",)),)),
+        "nesterov": Setting(
+            False, "Whether sgd uses Nesterov's momentum.", when=(When("name", ("sgd",)),)
+        ),
         "trust_coefficient": Setting(
             1e-3,
             "Trust coefficient of lars.",
@@ -150,13 +152,13 @@ _IN_EPOCHS = {
     "base": BASE,
     "warmup_epochs": Setting(
         5.0,
-        "Linear warm-up. A cosine's is at most a tenth of the run.",
+        "Length of the linear warm-up. A cosine schedule limits it to a tenth of the run.",
         at_least=0,
         unit="epochs of the labeled images",
     ),
     "decay_epochs": Setting(
         2.4,
-        "exponential: time between two decays.",
+        "Time between two decays of the exponential schedule.",
         above=0,
         unit="epochs of the labeled images",
         source=PAPER,
@@ -164,7 +166,7 @@ _IN_EPOCHS = {
     ),
     "decay_rate": Setting(
         0.97,
-        "exponential: factor of a decay.",
+        "Factor of a decay of the exponential schedule.",
         above=0,
         source=PAPER,
         when=EXPONENTIAL,
@@ -173,7 +175,9 @@ _IN_EPOCHS = {
 _IN_STEPS = {
     "base": BASE.but(default=0.1, source="the README of Meta Pseudo Labels' release"),
     "warmup_steps": Setting(5000, "Linear warm-up.", at_least=0, unit="steps"),
-    "wait_steps": Setting(0, "Steps at rate 0 before the warm-up.", at_least=0, unit="steps"),
+    "wait_steps": Setting(
+        0, "Number of steps at learning rate 0 before the warm-up.", at_least=0, unit="steps"
+    ),
 }
 
 SCHEDULE = Section("The learning rate (training/schedules.py).", _IN_EPOCHS, more=_IN_STEPS)
@@ -183,7 +187,7 @@ SCHEDULE_IN_STEPS = Section(
     more=_IN_EPOCHS,
 )
 
-METHOD = Setting("supervised", "How it is trained: a name of workflow/methods.py.")
+METHOD = Setting("supervised", "Name of the method that trains it, from workflow/methods.py.")
 
 DURATION = {
     "epochs": Setting(
@@ -219,8 +223,8 @@ DURATION = {
     ),
     "steps_for_batch": Setting(
         None,
-        "The batch_size that steps, warm-up, wait, ramp and head_steps are for. Another one scales"
-        " them.",
+        "The batch_size that steps, warm-up, wait, ramp and head_steps are meant for. Another "
+        "batch_size scales them.",
         type=int,
         none="they are as given with any batch_size",
         at_least=1,
@@ -232,11 +236,12 @@ DURATION = {
         at_least=0,
     ),
 }
-"""How long a training takes, and how many images it sees."""
+"How long a training takes, and how many images it sees."
 
 ACCUMULATION = Setting(
     1,
-    "Parts of each batch; their gradients are added up before the step (docs/scaling.md).",
+    "Number of parts of each batch; their gradients are added up before the step "
+    "(docs/scaling.md).",
     at_least=1,
 )
 
@@ -245,14 +250,15 @@ LOSS = {
     "logit_adjustment": Setting(
         0.0,
         "Logit adjustment, for classes of unequal frequency; 0: off. The loss on labeled images"
-        " adds so many times the log of each class's share to the logits; 1 in the paper.",
+        " adds this factor times the log of each class's share to the logits; 1 in the paper.",
         at_least=0,
         source="Menon et al. 2021, Section 5",
     ),
-    "weight_decay": Setting(1e-5, "Weight decay in the loss.", at_least=0),
+    "weight_decay": Setting(1e-5, "Factor of the weight decay in the loss.", at_least=0),
     "ema_decay": Setting(
         0.9999,
-        "Decay of the moving average of the weights, which is the model that is kept.",
+        "Decay of the moving average of the weights. The averaged weights are the model that is "
+        "kept.",
         at_least=0,
         below=1,
     ),
@@ -261,13 +267,13 @@ LOSS = {
 RUN = {
     "precision": Setting(
         "float32",
-        "Numbers in which the network computes. mixed_float16 trains with loss scaling.",
+        "Precision in which the network computes. mixed_float16 trains with loss scaling.",
         choices=PRECISIONS,
     ),
     "jit_compile": Setting(
         False,
-        "Compile the training step with XLA. The noise is then another one than without"
-        " (docs/scaling.md).",
+        "Whether to compile the training step with XLA. The noise then differs from that without "
+        "XLA (docs/scaling.md).",
     ),
     "steps_per_execution": Setting(
         1,
@@ -277,14 +283,14 @@ RUN = {
     ),
     "deterministic": Setting(
         True,
-        "Compute with repeatable operations only. Resumption to the bit needs it.",
+        "Whether to use deterministic operations only. Bit-exact resumption needs them.",
     ),
     "rematerialize": Setting(
         False,
-        "Compute the blocks' insides twice, for less memory (docs/scaling.md).",
+        "Whether to compute the blocks' insides twice, which saves memory (docs/scaling.md).",
     ),
     "sync_batch_norm": Setting(
-        True, "BatchNorm statistics over all replicas, where there is more than one."
+        True, "Whether BatchNorm's statistics cover all replicas, if there are several."
     ),
     "log_every": Setting(
         None,
@@ -312,19 +318,19 @@ RUN = {
     ),
     "stop_after": Setting(
         0,
-        "Evaluations without a better top-1 after which the training ends; 0: never."
-        " `final_weights` says which weights are kept.",
+        "Number of evaluations without a better top-1 after which the training ends; 0: never. "
+        "`final_weights` says which weights are kept.",
         at_least=0,
         unit="evaluations",
     ),
     "keep_checkpoints": Setting(
         2,
-        "Newest checkpoints that are kept. The one of the best evaluation is kept besides.",
+        "Number of newest checkpoints to keep. The checkpoint of the best evaluation is kept, too.",
         at_least=1,
     ),
     "keep_every": Setting(
         0,
-        "Checkpoints so far apart are kept for good; 0: none.",
+        "Distance between checkpoints that are kept for good; 0: none are.",
         at_least=0,
         unit="steps",
     ),
@@ -338,7 +344,7 @@ RUN = {
 
 FROZEN_BLOCKS = Setting(
     0,
-    "With --init: number of first blocks that stay as they are, with the stem.",
+    "With --init: number of first blocks that are not trained. The stem is not trained either.",
     at_least=0,
 )
 
@@ -346,24 +352,25 @@ FINE_TUNING = {
     "frozen_blocks": FROZEN_BLOCKS,
     "frozen_batch_norm": Setting(
         False,
-        "With --init: BatchNorm keeps its statistics, scale and shift, and normalizes with them.",
+        "With --init: whether BatchNorm keeps its statistics, scale and shift, and normalizes "
+        "with them.",
     ),
     "layer_decay": Setting(
         1.0,
-        "With --init: factor of the learning rate from one block to the block below it; 1: off."
-        " The classifier has the whole learning rate.",
+        "With --init: factor of the learning rate from one block to the block below it; 1: off. "
+        "The classifier trains at the whole learning rate.",
         above=0,
         at_most=1,
         source="Clark et al. 2020, ELECTRA, has 0.8; off by default",
     ),
     "head_steps": Setting(
         0,
-        "With --init: first steps in which only the classifier learns.",
+        "With --init: number of first steps in which only the classifier learns.",
         at_least=0,
         unit="steps",
     ),
 }
-"""Settings of a training that starts from weights."""
+"Settings of a training that starts from given weights."
 
 
 def needing_weights(values: Mapping[str, Any]) -> list[str]:
@@ -390,14 +397,14 @@ UDA = Section(
         ),
         "threshold": Setting(
             0.6,
-            "Least confidence of an image that counts.",
+            "Least confidence of an image that contributes to the loss.",
             at_least=0,
             at_most=1,
             when=(When("weight"),),
         ),
         "ramp_steps": Setting(
             5000,
-            "Linear increase of the weight from 0.",
+            "Length of the weight's linear increase from 0.",
             at_least=0,
             unit="steps",
             when=(When("weight"),),

@@ -47,7 +47,7 @@ def reduced(config: ConfigDict) -> ConfigDict:
         if "balance" in config:
             config.balance.update({"threshold": 0.0, "images_per_class": 4})
             config.balance.sample_images = None
-            if ":" in config.balance.get("priors", ""):  # weights of the user's own classes
+            if ":" in config.balance.get("priors", ""):  # weights of the user's classes
                 config.balance.priors = "uniform"
         for train in config.values():
             if isinstance(train, ConfigDict) and "steps" in train:

@@ -1,4 +1,4 @@
-"""Where a run computes: one device, all GPUs of a machine, several machines, or a TPU."""
+"""The devices of a run: one device, all GPUs of a machine, several machines, or a TPU."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def create(name: str = "auto", cpu_devices: int = 1, tpu: str = "") -> tf.distri
 
     Args:
       name: "auto" is "mirrored" with two or more GPUs, else "one_device".
-      cpu_devices: with more than 1 and no GPU, the CPU is split into so many logical devices, to
+      cpu_devices: with more than 1 and no GPU, the CPU is split into that many logical devices, to
         try out distribution. "mirrored" without a GPU needs more than 1.
       tpu: the TPU's name or address; "" finds the local one.
 
@@ -34,7 +34,7 @@ def create(name: str = "auto", cpu_devices: int = 1, tpu: str = "") -> tf.distri
     if name == "auto":
         name = "mirrored" if len(found) > 1 else "one_device"
     if name == "one_device":
-        # Not OneDeviceStrategy: it hands batches over through iterators of its own, whose
+        # Not OneDeviceStrategy: it hands batches over through its own iterators, whose
         # autotuning `data.pipeline.untuned` cannot reach.
         return tf.distribute.get_strategy()
     if name == "mirrored":
@@ -91,7 +91,7 @@ def _usable(name: str, cpu_devices: int) -> list[tf.config.PhysicalDevice]:
     If TensorFlow can use none of the machine's GPUs, prints why.
     """
     if name not in NAMES:
-        raise InputError(f"--strategy: no strategy {name!r}; known: {', '.join(NAMES)}")
+        raise InputError(f"--strategy: there is no strategy {name!r}; known: {', '.join(NAMES)}")
     if cpu_devices > 1:
         cpu = tf.config.list_physical_devices("CPU")[0]
         # A stage may ask twice.

@@ -16,7 +16,7 @@ from training.losses import adjusted, cross_entropy, l2, one_hot, smooth
 from training.method import NO_IMAGES, Method, Network, Parts
 from training.optimizers import gradient
 from training.parts import accumulated, global_rows
-from training.trainer import Trainer, hits
+from training.trainer import Trainer, is_correct
 
 
 class Supervised(Trainer):
@@ -97,7 +97,7 @@ class Supervised(Trainer):
             loss=labeled_loss + decay,
             labeled_loss=labeled_loss,
             l2=decay,
-            top1=hits(targets, logits),
+            top1=is_correct(targets, logits),
         )
         return gradients
 

@@ -250,7 +250,7 @@ class Trainer(tf.keras.Model):
     ) -> None:
         """Logs a scalar that comes from gradients.
 
-        With a loss scale, skips values whose gradients overflowed.
+        With a loss scale, skips values with overflowed gradients.
         """
         if loss_scale(optimizer) is None:
             self.logged[name].update_state(value)
@@ -273,7 +273,7 @@ class Trainer(tf.keras.Model):
         logits = tf.cast(self.model(x, training=False), tf.float32)  # (B, K)
         targets = one_hot(y, logits.shape[-1])
         self.logged["loss"].update_state(cross_entropy(targets, logits), sample_weight=weight)
-        self.logged["top1"].update_state(hits(targets, logits), sample_weight=weight)
+        self.logged["top1"].update_state(is_correct(targets, logits), sample_weight=weight)
         self.examples.update_state(tf.ones(tf.shape(logits)[0]), sample_weight=weight)
         return {
             "loss": self.logged["loss"].result(),
@@ -306,7 +306,7 @@ def _shown(logs: dict[str, Any] | None) -> dict[str, Any]:
 def check_classifier(model: tf.keras.Model, name: str, *, trained: bool = True) -> int | None:
     """Returns the number of classes K of a built model, images -> logits (B, K).
 
-    Returns None for a subclassed model, of which only a call would tell.
+    Returns None for a subclassed model: only a call would show its output.
 
     Args:
       model: the network.
@@ -315,7 +315,7 @@ def check_classifier(model: tf.keras.Model, name: str, *, trained: bool = True) 
 
     Raises:
       ValueError: the model is not built, or its last layer gives probabilities or one number. Or it
-        is to be trained and has losses of its own.
+        is to be trained and has its own losses.
     """
     if not model.built:
         raise ValueError(f"the {name} is not built: call it on one batch, or build it, first")
@@ -326,8 +326,8 @@ def check_classifier(model: tf.keras.Model, name: str, *, trained: bool = True) 
         )
     ):
         raise ValueError(
-            f"the {name} has losses of its own (regularizers, add_loss), which are not added here;"
-            " use weight_decay"
+            f"the {name} has its own losses (regularizers, add_loss), but they are not added "
+            "here; use weight_decay"
         )
     last: Any = model
     while (
@@ -362,6 +362,6 @@ def check_classifier(model: tf.keras.Model, name: str, *, trained: bool = True) 
     return classes if isinstance(classes, int) else None
 
 
-def hits(targets: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+def is_correct(targets: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
     """Returns 1 where the largest logit is the largest target, else 0, float32 (B,)."""
     return tf.cast(tf.argmax(targets, -1) == tf.argmax(logits, -1), tf.float32)

@@ -17,9 +17,9 @@ from nets.noise import model_noise
 from training.losses import adjusted, cross_entropy, l2, one_hot, smooth
 from training.method import IMAGES, Method, Parts, network_of_three_views, weak_and_strong_samples
 from training.optimizers import gradient
-from training.parts import accumulated, alike, global_rows, pairs
+from training.parts import accumulated, global_rows, in_one_dtype, two_pairs
 from training.rematerialization import Pass
-from training.trainer import Trainer, hits
+from training.trainer import Trainer, is_correct
 
 LOGGED = ("labeled_loss", "uda_loss", "uda_confident", "top1")
 
@@ -73,7 +73,7 @@ class Objective(NamedTuple):
             "labeled_loss": labeled_loss,
             "uda_loss": uda,
             "uda_confident": confident,
-            "top1": hits(targets, logits.labeled),
+            "top1": is_correct(targets, logits.labeled),
         }
         return loss, values
 
@@ -186,8 +186,8 @@ class ThreeViewsTrainer(Trainer):
         Raises:
           ValueError: an element of another form, or one that does not divide into the parts.
         """
-        (x, y), (x_weak, x_strong) = pairs(data, "((x, y), (x_weak, x_strong))")
-        x, x_weak, x_strong = alike(x, x_weak, x_strong)
+        (x, y), (x_weak, x_strong) = two_pairs(data, "((x, y), (x_weak, x_strong))")
+        x, x_weak, x_strong = in_one_dtype(x, x_weak, x_strong)
         self.move(accumulated(self._gradients, (x, y, x_weak, x_strong), self.accumulation))
         return {name: metric.result() for name, metric in self.logged.items()}
 

@@ -66,7 +66,8 @@ def fetch(url: str, path: Path, checksum: str = "") -> None:
             require(
                 part,
                 checksum,
-                f"what {url} holds is not the expected file; it is not kept; try again, {by_hand}",
+                f"{url} does not hold the expected file, so the download is deleted; try again, "
+                f"{by_hand}",
             )
         except InputError:
             part.unlink()
@@ -103,11 +104,13 @@ def _go_on(url: str, part: Path) -> None:
     except urllib.error.HTTPError as error:
         if error.code != http.client.REQUESTED_RANGE_NOT_SATISFIABLE or not held:
             raise
-        whole = (error.headers.get("Content-Range") or "").rpartition("/")[2]
-        if whole == str(held):  # nothing was left to download
+        size = (error.headers.get("Content-Range") or "").rpartition("/")[2]
+        if size == str(held):  # nothing was left to download
             return
         part.unlink()
-        raise ConnectionError("the file on the server is another one now") from error
+        raise ConnectionError(
+            "the file on the server has changed since the download began"
+        ) from error
     with answer:
         goes_on = answer.status == http.client.PARTIAL_CONTENT
         rest = int(answer.headers.get("Content-Length") or 0)

@@ -62,7 +62,9 @@ def main(model: str, output: str) -> None:
     spec = model_dir.read_spec(model)
     name = spec.architecture["name"]
     if name not in twins:
-        raise InputError(f"--model: {library} has no twin of {name}; it has {', '.join(twins)}")
+        raise InputError(
+            f"--model: {library} has no counterpart of {name}; it has {', '.join(twins)}"
+        )
     changed = _changed(spec.architecture)
     if changed:
         raise InputError(f"--model: {library} has no {name} with another {', '.join(changed)}")
@@ -72,7 +74,7 @@ def main(model: str, output: str) -> None:
 
 
 def _changed(architecture: dict[str, Any]) -> list[str]:
-    """Returns the settings whose values make the model another network than its variant."""
+    """Returns the settings with values that make the model another network than its variant."""
     variant = ARCHITECTURES[architecture["name"]]
     defaults = {
         name: parameter.default
@@ -98,7 +100,7 @@ def to_timm(path: Path, network: tf.keras.Model, spec: model_dir.ModelSpec) -> N
     config, description = path.with_name("config.json"), _describe(spec)
     if config.exists() and read_json(config) != description:
         raise InputError(
-            f"--output: {config} is of another model; name another directory, or delete it"
+            f"--output: {config} describes another model; name another directory, or delete it"
         )
     values = {
         weight.keras: weight

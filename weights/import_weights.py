@@ -67,7 +67,7 @@ def main(
         ("preprocessing", preprocessing),
     ):
         if value not in choices[flag]:
-            raise InputError(f"--{flag}: no {value!r}; there are {', '.join(choices[flag])}")
+            raise InputError(f"--{flag}: there is no {value!r}; known: {', '.join(choices[flag])}")
     opened = weight_files.open_weights(source, average=weights == "ema")
     spec = describe(
         opened,
@@ -174,7 +174,9 @@ def convert(
         0. The message lists all of them.
     """
     table = names.of_architecture(spec.architecture, spec.num_classes)
-    weight_files.check(source, table, spec.architecture["name"], with_classifier=not fresh_head)
+    weight_files.check_shapes(
+        source, table, spec.architecture["name"], with_classifier=not fresh_head
+    )
     network = spec.build()
     variables = {variable.name.partition(":")[0]: variable for variable in network.weights}
     waiting, problems = set(variables), []
@@ -221,10 +223,10 @@ def _label_names(labels: str | None, classes: int | None, *, fresh: bool) -> tup
             # Editors on Windows put a mark before the first name.
             text = path.read_text(encoding="utf-8-sig")
         except ValueError as error:
-            raise InputError(f"--labels: {labels} is no text in UTF-8; save it as such") from error
+            raise InputError(f"--labels: {labels} is not UTF-8 text; save it as UTF-8") from error
         found = tuple(line.strip() for line in text.splitlines() if line.strip())
     else:
-        raise InputError(f"--labels: no file or directory {labels}")
+        raise InputError(f"--labels: there is no file or directory {labels}")
     if not found:
         raise InputError(f"--labels: {labels} names no class")
     if len(set(found)) != len(found):

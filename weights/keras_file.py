@@ -46,7 +46,7 @@ class KerasFile(WeightFile):
             self.normalization = _normalization(moments, config)
         except UNREADABLE as error:
             raise InputError(
-                f"--source: {path} is no readable Keras file ({reason(error)})"
+                f"--source: {path} is not a readable Keras file ({reason(error)})"
             ) from error
         self.shapes = {name: value.shape for name, value in self._values.items()}
         self.names = frozenset(self.shapes)
@@ -143,8 +143,8 @@ def _normalization(
 
     The layers are Rescaling, Normalization, and in some models another Rescaling.
 
-    The files that Keras publishes store the standard deviation in the variance's place, and
-    ``weights="imagenet"`` makes good for it with a second Rescaling by 1 / sqrt(std). A file of
+    The files that Keras publishes store the standard deviation instead of the variance.
+    ``weights="imagenet"`` corrects it by a second Rescaling by 1 / sqrt(std). A file of
     weights alone does not tell whether its model had that layer. So a "variance" that equals
     ImageNet's standard deviations is taken for standard deviations.
     """

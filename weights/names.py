@@ -1,7 +1,7 @@
 """Names of each EfficientNet weight: here, in the authors' TensorFlow 1 checkpoints, in timm.
 
-One table, :func:`weights`, lists every variable of a variant with its three names and its shape;
-import and export read nothing else. keras.applications uses this project's names, because the
+One table, :func:`weights`, lists every variable of a variant with its three names and its shape.
+Import and export read nothing else. keras.applications uses this project's names, because the
 models were given its layer names.
 
 Sources of the names: the authors' code (github.com/tensorflow/tpu, models/official/efficientnet)
@@ -155,11 +155,14 @@ def of_architecture(architecture: Mapping[str, Any], num_classes: int) -> tuple[
     Its keys are ``name``, and ``width`` and ``depth`` where they differ from the variant's.
 
     Raises:
-        InputError: the name is no EfficientNet's.
+        InputError: the name is not an EfficientNet's.
     """
     name = architecture["name"]
     if name not in ARCHITECTURES:
-        raise InputError(f"{name} is no EfficientNet, and only their weights have names elsewhere")
+        raise InputError(
+            f"{name} is not an EfficientNet; other libraries' names are known for EfficientNets "
+            "only"
+        )
     width, depth, lite = coefficients(architecture)
     return weights(width, depth, num_classes, lite)
 

@@ -75,12 +75,12 @@ def preview(text: str, model: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
     row = published.find(text, model["name"])
     if row is None:
         return dict(find(text, model).spec.architecture), text
-    where = row.source
+    location = row.source
     if not row.is_here and row.package:
-        where = f"not installed: {published.install_command(row.package)}"
+        location = f"not installed: {published.install_command(row.package)}"
     elif not row.is_here:
-        where = f"to be downloaded from {row.url} to {row.cached}"
-    return {"name": row.network, **_of_training(model)}, f"{row.name}:{row.network}, {where}"
+        location = f"to be downloaded from {row.url} to {row.cached}"
+    return {"name": row.network, **_of_training(model)}, f"{row.name}:{row.network}, {location}"
 
 
 def _of_training(model: Mapping[str, Any]) -> dict[str, Any]:
@@ -132,7 +132,9 @@ def _of_file(
     opened, digests = _opened(path, path.stat().st_mtime_ns if path.exists() else 0)
     classes = weight_files.num_classes(opened)
     table = names.of_architecture(architecture, classes or 1)
-    weight_files.check(opened, table, architecture["name"], with_classifier=classes is not None)
+    weight_files.check_shapes(
+        opened, table, architecture["name"], with_classifier=classes is not None
+    )
     spec = import_weights.spec_of(
         opened,
         {**architecture, **_of_training(model)},

@@ -248,7 +248,7 @@ def _in_package(requirement: str) -> Path | None:
 
 
 def _keras_checksum(row: Published) -> str:
-    """Returns the installed keras.applications' checksum of its own file; "" for another file."""
+    """Returns the checksum that the installed keras.applications states; "" for another file."""
     if not row.url.startswith(KERAS):
         return ""
     import tensorflow as tf
@@ -266,7 +266,7 @@ def _unpack(archive: Path, folder: Path) -> Path:
     """Unpacks an archive of the release: its files, by their last names, and nothing else.
 
     Raises:
-      InputError: it is no archive, or it is damaged.
+      InputError: it is not an archive, or it is damaged.
     """
     unfinished = folder.with_name(f".{folder.name}.tmp-{os.getpid()}")
     try:

@@ -83,7 +83,7 @@ class _Unpickler(pickle.Unpickler):
             or type(size) is not int
             or view is not None
         ):
-            raise ValueError("a reference that is no storage")
+            raise ValueError("a reference that is not a storage")
         return _Storage(dtype, key, size)
 
 
@@ -140,7 +140,7 @@ def _load(stream: io.BytesIO) -> Any:
 
 
 def _view(tensor: _Tensor, numbers: np.ndarray) -> np.ndarray:
-    """Returns a tensor as an array of its own."""
+    """Returns a tensor as its own array."""
     if numbers.dtype != tensor.storage.dtype or len(numbers) != tensor.storage.size:
         raise ValueError(f"two descriptions of the storage {tensor.storage.key}")
     bytes_each = [stride * numbers.itemsize for stride in tensor.strides]
@@ -164,7 +164,7 @@ class PyTorch(WeightFile):
             values = read(path)
         except UNREADABLE as error:
             raise InputError(
-                f"--source: {path} is no readable PyTorch file ({reason(error)})"
+                f"--source: {path} is not a readable PyTorch file ({reason(error)})"
             ) from error
         self._values = {
             name: value

@@ -84,7 +84,7 @@ def checked(mean: Any, std: Any) -> Normalization:
     found = np.array([mean, std], np.float64)
     if found.shape != (2, 3) or not np.isfinite(found).all() or (found[1] <= 0).any():
         raise ValueError(
-            "the mean and the standard deviation of the channels are no three numbers each"
+            "the mean and the standard deviation of the channels are not three numbers each"
         )
     first, second = (tuple(float(number) for number in row) for row in found)
     return first, second

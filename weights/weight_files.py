@@ -3,7 +3,7 @@
 Each format becomes a :class:`WeightFile`: which variables it holds under its own names, and how to
 read one of them in Keras's layout. Keras files are ``.h5`` or ``.keras``, timm's are safetensors,
 PyTorch's are old state dicts. Code in a file is not executed, and other files that it refers to are
-not read. No value is used before :func:`check` has compared every name and every shape.
+not read. No value is used before :func:`check_shapes` has compared every name and every shape.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def open_weights(source: str | Path, *, average: bool) -> WeightFile:
 
     Raises:
         InputError: the file has none of these formats, is damaged, or is a plain timm EfficientNet,
-          whose padding and normalization differ.
+          which has another padding and normalization.
     """
     path = Path(source)
     if path.is_dir():
@@ -55,7 +55,7 @@ def open_weights(source: str | Path, *, average: bool) -> WeightFile:
     if Path(f"{path}.index").exists():
         return TensorFlow1(path, average)
     if not path.is_file():
-        raise InputError(f"--source: no file {path}, nor a checkpoint {path}.index")
+        raise InputError(f"--source: there is no file {path}, and no checkpoint {path}.index")
     if path.suffix == ".safetensors":
         return Timm(path)
     if path.suffix in (".h5", ".hdf5", ".keras"):
@@ -63,8 +63,8 @@ def open_weights(source: str | Path, *, average: bool) -> WeightFile:
     if path.suffix in (".pth", ".pt"):
         return PyTorch(path)
     raise InputError(
-        f"--source: {path} is none of: TensorFlow 1 checkpoint (give the prefix, …/model.ckpt),"
-        " .h5, .keras, .safetensors, .pth"
+        f"--source: the format of {path} is unknown; give a TensorFlow 1 checkpoint (its prefix, "
+        "…/model.ckpt), .h5, .keras, .safetensors or .pth"
     )
 
 
@@ -79,7 +79,7 @@ def _in_directory(directory: Path) -> Path:
     if len(found) > 1:
         try:
             latest = tf.train.latest_checkpoint(str(directory))
-        except ValueError:  # `checkpoint` is no text
+        except ValueError:  # `checkpoint` is not text
             latest = None
         found = [Path(latest)] if latest else found
     if len(found) != 1:
@@ -90,7 +90,7 @@ def _in_directory(directory: Path) -> Path:
     return found[0]
 
 
-def check(
+def check_shapes(
     source: WeightFile, table: tuple[Weight, ...], model: str, *, with_classifier: bool
 ) -> None:
     """Compares every name and shape of the file with those of the model.
@@ -180,7 +180,7 @@ class TensorFlow1(WeightFile):
             types = self._reader.get_variable_to_dtype_map()
         except UNREADABLE as error:
             raise InputError(
-                f"--source: {prefix} is no readable checkpoint ({reason(error)})"
+                f"--source: {prefix} is not a readable checkpoint ({reason(error)})"
             ) from error
         promised = sum(
             prod(shape) * types[key].size
@@ -250,8 +250,8 @@ class Timm(WeightFile):
         architecture, self.normalization = _describe_timm(path)
         if not architecture.startswith("tf_efficientnet_"):  # its logits would be wrong
             raise InputError(
-                f"--source: {path} is timm's {architecture}, whose padding and epsilon differ; take"
-                " tf_efficientnet_* weights"
+                f"--source: {path} is timm's {architecture}, which has another padding and"
+                " epsilon; take tf_efficientnet_* weights"
             )
         try:
             self._file = safe_open(path, framework="numpy")
@@ -262,7 +262,7 @@ class Timm(WeightFile):
             }
         except UNREADABLE as error:
             raise InputError(
-                f"--source: {path} is no readable safetensors file ({reason(error)})"
+                f"--source: {path} is not a readable safetensors file ({reason(error)})"
             ) from error
         unread = sorted({slice_.get_dtype() for slice_ in slices.values()} - {"F16", "F32", "F64"})
         if unread:
@@ -292,7 +292,7 @@ def _describe_timm(path: Path) -> tuple[str, Normalization | None]:
     tells the architecture.
 
     Plain ``efficientnet_*`` has the names and shapes of ``tf_efficientnet_*``, so nothing else in
-    the file tells them apart. Where neither name tells, the architecture is taken for
+    the file distinguishes them. Where neither name tells, the architecture is taken for
     ``tf_efficientnet_*``.
     """
     config = path.with_name("config.json")
@@ -312,7 +312,8 @@ def _describe_timm(path: Path) -> tuple[str, Normalization | None]:
                 )
         except UNREADABLE as error:
             raise InputError(
-                f"--source: {config} is no readable description of a timm model ({reason(error)})"
+                f"--source: {config} is not a readable description of a timm model "
+                f"({reason(error)})"
             ) from error
     for name in (path.name, path.parent.name):
         match = re.search(r"(tf_)?efficientnet_(b\d|l2)", name)

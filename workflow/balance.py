@@ -6,7 +6,7 @@ The paper describes it under "Unlabeled dataset". The stage keeps the images wit
 `threshold` and at most `max_confidence`. Of each class it keeps the `images_per_class` most
 confident images. It fills up smaller classes with copies of random images of the class.
 
-`share_per_class`, beyond the paper, first keeps a share of each class: a threshold of its own for
+`share_per_class`, beyond the paper, first keeps a share of each class: its own threshold for
 each class (Zou et al. 2018, class-balanced self-training). With `priors`, also beyond the paper,
 the classes get other shares than equal ones (`noisy_student.priors`). The stage writes what it
 keeps as training records, image and distribution:
@@ -96,7 +96,7 @@ class ScoreShards:
     fraction: float = 1.0
 
     def setup(self) -> None:
-        """Nothing to load."""
+        """Loads nothing."""
 
     def columns_path(self, shard: int) -> Path:
         """Returns the file with the columns of the images above the threshold."""
@@ -203,8 +203,8 @@ def require_unique_keys(job: ScoreShards) -> None:
                     if key in found:
                         files = sorted({found[key], job.predictions.paths[shard]})
                         raise InputError(
-                            f"image key {key} is doubled in {' and '.join(files)}; make data and"
-                            " predictions again"
+                            f"image key {key} appears twice, in {' and '.join(files)}; make data"
+                            " and predictions again"
                         )
                     found[key] = job.predictions.paths[shard]
 
@@ -231,7 +231,7 @@ class WriteShards:
     copy_images: bool = True
 
     def setup(self) -> None:
-        """Nothing to load."""
+        """Loads nothing."""
 
     def outputs(self, shard: int) -> list[str]:
         """Returns the file of the shard's training records."""
@@ -324,13 +324,13 @@ def draw(
     if records > selected:
         shard_jobs.forget(progress)  # the directory then accepts another number
         raise InputError(
-            f"config.balance.sample_images is {records}; the selection has only {selected} images"
-            " with their copies"
+            f"config.balance.sample_images is {records}, but the selection has only {selected} "
+            "images, copies included"
         )
     return selection.sample(columns, chosen, records)
 
 
-def check(settings: ConfigDict) -> None:
+def check_balance(settings: ConfigDict) -> None:
     """Raises InputError where a value of `config.balance` is impossible."""
     check_section("balance", settings)
     if settings.threshold >= settings.max_confidence:
@@ -339,7 +339,7 @@ def check(settings: ConfigDict) -> None:
             f"config.balance.max_confidence is {most}; it must be above threshold,"
             f" {settings.threshold}"
         )
-    priors.check(settings.priors)
+    priors.check_priors(settings.priors)
 
 
 def _check_partition(images: Manifest, predictions: Manifest) -> None:
@@ -388,7 +388,7 @@ def _balance(
     config: ConfigDict, workdir: str, data: str, predictions: str, beam_options: Sequence[str]
 ) -> None:
     settings = config.balance
-    check(settings)
+    check_balance(settings)
     # Absolute, since a worker may have another current folder.
     workdir, data, predictions = (
         str(Path(path).expanduser().resolve()) for path in (workdir, data, predictions)

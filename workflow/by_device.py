@@ -47,12 +47,12 @@ def settle(
     chosen_by_user = init or any(re.match(CHOSEN, flag) for flag in flags)
     if chosen_by_user or not (config.get("by_device") and config.init):
         return config, flags
-    own = (config.init, config.preprocessing.image_size)
+    chosen_by_recipe = (config.init, config.preprocessing.image_size)
     if (workdir / "config.json").exists():
         begun = read_json(workdir / "config.json", dict)
         chosen = (
-            begun.get("init", own[0]),
-            begun.get("preprocessing", {}).get("image_size", own[1]),
+            begun.get("init", chosen_by_recipe[0]),
+            begun.get("preprocessing", {}).get("image_size", chosen_by_recipe[1]),
         )
         why = f"as {workdir} began"
     elif gpus.count():
@@ -61,11 +61,11 @@ def settle(
             "since TensorFlow sees a GPU; image_folder.py:lite0 takes what a CPU gets",
         )
         if not dry_run and (problem := _problem(GPU[0])):
-            chosen, why = own, f"although TensorFlow sees a GPU: {problem}"
+            chosen, why = chosen_by_recipe, f"although TensorFlow sees a GPU: {problem}"
     else:
-        chosen, why = own, "since TensorFlow sees no GPU"
+        chosen, why = chosen_by_recipe, "since TensorFlow sees no GPU"
     print(f"network: {chosen[0]} at {chosen[1]} px, {why}", flush=True)
-    if chosen == own:
+    if chosen == chosen_by_recipe:
         return config, flags
     config = config.copy_and_resolve_references()
     with config.unlocked():

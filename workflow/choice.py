@@ -116,14 +116,16 @@ def of_evaluations(workdir: Path, models: Sequence[str], fold: int = 0) -> Answe
         for number, name in enumerate(models)
     ]
     keys, labels = found[0]["keys"], found[0]["labels"]
-    for number, own in enumerate(found):
-        if not (np.array_equal(own["keys"], keys) and np.array_equal(own["labels"], labels)):
-            where = workdir / f"{VALIDATION}_{number}"
+    for number, answers in enumerate(found):
+        if not (
+            np.array_equal(answers["keys"], keys) and np.array_equal(answers["labels"], labels)
+        ):
+            directory = workdir / f"{VALIDATION}_{number}"
             raise InputError(
-                f"{where} is of other images than {VALIDATION}_0; delete both, and the same command"
-                " evaluates again"
+                f"{directory} is of other images than {VALIDATION}_0; delete both, and the same"
+                " command evaluates again"
             )
-    probabilities = np.stack([own["probabilities"] for own in found])
+    probabilities = np.stack([answers["probabilities"] for answers in found])
     return Answers(keys, labels, tuple(models), probabilities, np.full(len(keys), fold, np.int64))
 
 

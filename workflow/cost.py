@@ -35,14 +35,14 @@ class Memory:
       training: the training that needs most.
       needed: GiB that it needs.
       there: GiB of the GPU or of the machine; None: not known.
-      where: "the GPU" or "this machine".
+      device: "the GPU" or "this machine".
       batch_size: batch size that would fit; 0: none.
     """
 
     training: Planned
     needed: float
     there: float | None
-    where: str
+    device: str
     batch_size: int
 
     @property
@@ -52,9 +52,9 @@ class Memory:
 
     def __str__(self) -> str:
         there = (
-            f"{self.where} has {self.there:,.1f} GiB"
+            f"{self.device} has {self.there:,.1f} GiB"
             if self.there is not None
-            else f"the memory of {self.where} is not known"
+            else f"the memory of {self.device} is unknown"
         )
         return f"{self.training.stage.name} needs about {self.needed:,.1f} GiB of memory; {there}"
 
@@ -77,7 +77,7 @@ class Disk:
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-    """What the unfinished stages cost; `memory` is None where it is not known."""
+    """Cost of the unfinished stages; `memory` is None where it is not known."""
 
     memory: Memory | None
     disk: Disk
@@ -153,7 +153,7 @@ def _memory(trainings: Sequence[Planned], counts: Mapping[str, Any]) -> Memory |
         return None
     devices = gpus.count()
     one = any(training.stage.arguments.get("strategy") == "one_device" for training in trainings)
-    there, where = (gpus.memory(), "the GPU") if devices else (machine.memory(), "this machine")
+    there, device = (gpus.memory(), "the GPU") if devices else (machine.memory(), "this machine")
     known = []
     for training in trainings:
         spread = 1 if one else max(1, devices)
@@ -167,7 +167,7 @@ def _memory(trainings: Sequence[Planned], counts: Mapping[str, Any]) -> Memory |
             and (needs(training, counts, batch, devices > 0, spread) or 0) > there / GIB
         ):
             batch //= 2
-        known.append(Memory(training, needed, there / GIB if there else None, where, batch))
+        known.append(Memory(training, needed, there / GIB if there else None, device, batch))
     return max(known, key=lambda memory: memory.needed, default=None)
 
 
@@ -310,11 +310,13 @@ def dry_run(
     problem = found.problem()
     print(
         (
-            f"time: not measured, for it does not fit: {problem}"
+            f"time: not measured, because the run does not fit: {problem}"
             if problem
             else times.table(config, stages, counts)
         ),
         flush=True,
     )
+    if problem:
+        print("Add --devices=8 --device=A100, or the like, to plan for other devices.", flush=True)
     if problem and not plans.missing(config, workdir, folders, stages):
         raise InputError(problem)

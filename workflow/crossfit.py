@@ -63,9 +63,9 @@ def announcement(config: ConfigDict, images: int) -> str:
     """Says what cross-fitting will cost; images: number held out for validation."""
     folds = config.crossfit.folds
     return (
-        f"cross-fitting chooses the served model, since {images} images are held out for validation"
-        f" and {choice.FEWEST} are needed: it trains teacher and students {folds} more times, so"
-        f" the run takes about {folds + 1} times as long (--config.crossfit.folds=0 turns it off)"
+        f"cross-fitting chooses the served model: {images} images are held out for validation, but "
+        f"{choice.FEWEST} are needed. It trains teacher and students {folds} more times, so the "
+        f"run takes about {folds + 1} times as long (--config.crossfit.folds=0 turns it off)"
     )
 
 

@@ -200,7 +200,7 @@ def _write_next(path: Path, served: Answers, names: list[str], ask: int) -> int:
     predicted = served.probabilities.argmax(axis=1)
     second = order[:, 1] if order.shape[1] > 1 else np.zeros(len(order))
     seen = [
-        labels.Seen(
+        labels.ImageAnswers(
             name,
             "unlabeled",
             int(label),

@@ -22,7 +22,7 @@ TRAINING = {
     "run_finetune.sh": "finetune",
     "run_train.sh": "train",
 }
-"""Script of a training -> the section that it trains unless told otherwise."""
+"""Script of a training -> the section that it trains by default."""
 
 
 class Planned(NamedTuple):
@@ -151,9 +151,9 @@ def _of_selection(
         (Path(again[0].arguments["selection"]) / "summary.json").exists(),
     )
     return [
-        f"selection: once, by {teacher} of {counts['unlabeled']:,} images; {len(again)} of"
-        f" {len(labelings)} labelings are of {'' if there else 'at most '}{images:,} images, those"
-        " selected"
+        f"selection: once, by {teacher} among {counts['unlabeled']:,} unlabeled images; "
+        f"{len(again)} of {len(labelings)} labelings label only the "
+        f"{'' if there else 'at most '}{images:,} selected images"
     ]
 
 

@@ -82,7 +82,8 @@ def _train(
             scores = choice.of_evaluations(workdir, names_of(number)).right().mean(axis=1).tolist()
             if config.patience and exhausted(scores, config.patience):
                 print(
-                    f"== no better model for {config.patience} of the iterations: enough",
+                    f"== stopped: the last {config.patience} students are no better than an "
+                    "earlier model",
                     flush=True,
                 )
                 return number

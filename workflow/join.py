@@ -63,14 +63,14 @@ def join_by_key(
         """Reads one more prediction; None where there are no more."""
         for key, prediction in source:
             if key in waiting or key in seen:
-                raise InputError(f"{prediction_file}: image key {key} is doubled; {again}")
+                raise InputError(f"{prediction_file}: image key {key} appears twice; {again}")
             waiting[key] = prediction
             return key
         return None
 
     for key, encoded in images:
         if key in seen:
-            raise InputError(f"{image_file}: image key {key} is doubled; {again}")
+            raise InputError(f"{image_file}: image key {key} appears twice; {again}")
         while key not in waiting:
             if take() is None:
                 raise InputError(
@@ -81,8 +81,8 @@ def join_by_key(
     take()
     if waiting:
         raise InputError(
-            f"{prediction_file}: prediction for {next(iter(waiting))}, which is not in"
-            f" {image_file}; {again}"
+            f"{prediction_file}: there is a prediction for {next(iter(waiting))}, but {image_file} "
+            f"has no such image; {again}"
         )
 
 
@@ -125,9 +125,9 @@ def read_copied(selection: Manifest, shard: int) -> Iterator[tuple[str, Copied]]
             if selection.beside:
                 image = image._replace(position=int(features["position"].int64_list.value[0]))
         except (IndexError, ValueError) as error:
-            where = f"{path}: record {position} (counting from 0)"
+            record = f"{path}: record {position} (counting from 0)"
             raise InputError(
-                f"{where} lacks image/key, image/encoded or label; make the balanced set again"
+                f"{record} lacks image/key, image/encoded or label; make the balanced set again"
             ) from error
         if current and key == current[0]:
             if image.encoded != current[1].encoded:
@@ -186,8 +186,8 @@ def require_origin(images: Manifest, predictions: Manifest) -> None:
     of_images, of_teacher = (predictions.extra.get(name) for name in ("images", "teacher"))
     if of_images is not None and of_images != images.digest:
         raise InputError(
-            f"{predictions.directory} was not made from the shards that are now in"
-            f" {images.directory}; {again}"
+            f"{predictions.directory} was not made from the shards that {images.directory} has "
+            f"now; {again}"
         )
     config = predictions.directory / "config.json"
     if of_teacher is not None and config.exists():

@@ -225,7 +225,7 @@ class LabelShards:
 
         Args:
           images: at most `batch_size` images; padded to the one shape that the graph is made for.
-          number: tells the batches apart in their model noise.
+          number: makes the batches differ in their model noise.
         """
         return self._copies(images, number)
 
@@ -341,8 +341,8 @@ def _raise_precisely(
 def _require_count(count: int, images: Manifest, shard: int) -> None:
     if count != images.records[shard]:
         raise InputError(
-            f"{images.paths[shard]}: {count} records, where its manifest says"
-            f" {images.records[shard]}; make the data again"
+            f"{images.paths[shard]} has {count} records, but its manifest says "
+            f"{images.records[shard]}; make the data again"
         )
 
 

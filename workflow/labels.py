@@ -7,7 +7,8 @@ selection is labeled again, these are the images of the selection. The columns a
 rows to look at come first. `ask` says why to look:
 
 - `looks_wrong`: a labeled image to which teacher and student, trained without it, both give
-  another class (`workflow.crossfit`); the surest first. Without cross-fitting there are none.
+  another class (`workflow.crossfit`); the most confident first. Without cross-fitting there are
+  none.
 - `out_of_domain`: an unlabeled image of the lowest maximum probability (Hendrycks & Gimpel 2017,
   "A Baseline for Detecting Misclassified and Out-of-Distribution Examples"). It may show no class.
 - `label_next`: an unlabeled image of the smallest margin between its two most probable classes
@@ -43,7 +44,7 @@ from data.corrections import Corrected, open_collections
 from data.records import read_manifest
 from data.sources import split_location
 from workflow import seen
-from workflow.seen import Seen
+from workflow.seen import ImageAnswers
 from workflow.stages import ENDING, Stage, model_directories, selection_of
 
 COLUMNS = (
@@ -61,12 +62,12 @@ COLUMNS = (
 )
 """Columns of the file.
 
-- `file`: path of the image; its key where it is in no file of its own.
+- `file`: path of the image; its key where it is not in a separate file.
 - `label`: the given label, or the pseudo-label. This is the column to correct.
 - `confidence`: the label's probability by the teacher, 0-1. For a labeled image it is from
   cross-fitting, or empty.
 - `role`: `labeled` or `unlabeled`.
-- `kept`: how many times the image is among those that the student learned from.
+- `kept`: how many times the student learned from the image.
 - `why`: why the student did not learn from the image.
 - `given`: the given label of a labeled image, as it was.
 - `teacher`, `student`: the class that each names; for labeled images by cross-fitting.
@@ -80,7 +81,7 @@ ASK = 20
 MOST = 500_000
 """Most unlabeled images for which the loop writes the file: a person has no use for more rows."""
 FILES = ("image_folder", "manifest")
-"""Formats whose images are files, which a person can open."""
+"""Formats with images in files, which a person can open."""
 
 
 def main(workdir: str, iteration: int | None, ask: int, tasks: str | None = None) -> None:
@@ -117,7 +118,7 @@ def write_tasks(workdir: Path, iteration: int, path: Path) -> None:
     Writes the labeling interface that the tasks need beside them, as `.xml`.
 
     Raises:
-      InputError: there are no images to look at, or they are in no files of their own.
+      InputError: there are no images to look at, or they are not in separate files.
     """
     with open(workdir / f"labels_{iteration}.csv", encoding="utf-8", newline="") as file:
         asked = [row for row in csv.DictReader(file) if row["ask"]]
@@ -125,7 +126,7 @@ def write_tasks(workdir: Path, iteration: int, path: Path) -> None:
         os.path.isabs(row["file"]) and os.path.isfile(row["file"]) for row in asked
     ):
         raise InputError(
-            "--tasks: the images to look at are no files, or there are none; see labels_N.csv"
+            "--tasks: there are no images to look at, or they are not files; see labels_N.csv"
         )
     model = f"iteration {iteration}"
     made = [
@@ -160,22 +161,22 @@ def write(workdir: Path, iteration: int, ask: int = ASK) -> str:
     content = _table(images, asks, labeled.label_names, where, corrected).encode("utf-8")
     if path.exists() and path.read_bytes() != content:
         raise InputError(
-            f"{path} is there, and has been edited or is of another --ask; give it back with"
-            " --labels, or delete it"
+            f"{path} exists, but was edited or has another --ask; give it back with --labels, or "
+            "delete it"
         )
     with atomic_path(path) as temporary:
         temporary.write_bytes(content)
     if not (workdir / f"predictions_{iteration + 1}" / "summary.json").exists():
         remark += (
-            f"; the student's own answers are not there (no predictions_{iteration + 1}), so the"
-            " teacher's alone count"
+            f"; the student's own answers are missing (there is no predictions_{iteration + 1}), "
+            "so only the teacher's answers count"
         )
     counts = Counter(asks.values())
     roles = Counter(image.role for image in images)
     return (
         f"{path}: {roles['labeled']:,} labeled and {roles['unlabeled']:,} unlabeled images; to"
         f" look at: {counts['label_next']} to label next, {counts['out_of_domain']} perhaps out of"
-        f" domain, {counts['looks_wrong']} whose labels look wrong{remark}"
+        f" domain, {counts['looks_wrong']} with labels that look wrong{remark}"
     )
 
 
@@ -250,7 +251,7 @@ def _of_last(config: ml_collections.ConfigDict, workdir: Path, students: int) ->
 
 
 def _of_files(location: str | None, source: str) -> bool:
-    """Tells whether the images of a location are files of their own."""
+    """Tells whether the images of a location are separate files."""
     return bool(source != "digits" and location and split_location(location, source)[0] in FILES)
 
 
@@ -264,7 +265,7 @@ def _wanted(workdir: Path) -> bool:
     return read_manifest(workdir / "data" / "unlabeled", "unlabeled").num_records <= MOST
 
 
-def choose(images: Sequence[Seen], ask: int) -> dict[int, str]:
+def choose(images: Sequence[ImageAnswers], ask: int) -> dict[int, str]:
     """Chooses the images to look at.
 
     Args:
@@ -293,7 +294,7 @@ def choose(images: Sequence[Seen], ask: int) -> dict[int, str]:
     return {i: kind for kind, places in kinds.items() for i in places}
 
 
-def _contradicted(image: Seen) -> bool:
+def _contradicted(image: ImageAnswers) -> bool:
     """Tells whether teacher and student both name another class than the label.
 
     False where their answers are unknown.
@@ -302,10 +303,10 @@ def _contradicted(image: Seen) -> bool:
 
 
 def _table(
-    images: Sequence[Seen],
+    images: Sequence[ImageAnswers],
     asks: Mapping[int, str],
     names: Sequence[str],
-    where: Callable[[str, str], str],
+    path_of: Callable[[str, str], str],
     corrected: Set[str],
 ) -> str:
     text = io.StringIO()
@@ -319,7 +320,7 @@ def _table(
         one = images[i]
         confidence = "" if one.confidence is None else f"{one.confidence:.4f}"
         given = name(one.label) if one.role == "labeled" else ""
-        own = (
+        answer_cells = (
             name(one.label),
             confidence,
             one.role,
@@ -330,7 +331,7 @@ def _table(
             name(one.student),
         )
         earlier = EARLIER if one.role == "labeled" and one.key in corrected else ""
-        writer.writerow((where(one.role, one.key), *own, asks.get(i, ""), earlier))
+        writer.writerow((path_of(one.role, one.key), *answer_cells, asks.get(i, ""), earlier))
     return text.getvalue()
 
 
@@ -338,7 +339,7 @@ def paths(data: Path) -> tuple[Callable[[str, str], str], Set[str]]:
     """Returns a function that finds an image's file, and the keys of corrected images.
 
     The function takes role and key of an image in prepared data. It returns the key where the image
-    has no file of its own, or where the sources are gone.
+    has no separate file, or where the sources are gone.
     """
     settings = ml_collections.ConfigDict(read_json(data / "config.json", {"data": dict})["data"])
     found: dict[str, dict[str, str]] = {"labeled": {}, "unlabeled": {}}
@@ -360,8 +361,8 @@ def paths(data: Path) -> tuple[Callable[[str, str], str], Set[str]]:
     def of(role: str, key: str) -> str:
         pool, _, rest = key.partition("/")
         both = role == "unlabeled" and pool in found  # a pool of two parts, see `data.splits`
-        own = found[pool].get(rest) if both else None
-        return own or found[role].get(key) or found["labeled"].get(key) or key
+        file = found[pool].get(rest) if both else None
+        return file or found[role].get(key) or found["labeled"].get(key) or key
 
     return of, corrected
 
@@ -369,4 +370,4 @@ def paths(data: Path) -> tuple[Callable[[str, str], str], Set[str]]:
 def _files(collection: Any) -> Iterable[tuple[str, str]]:
     if hasattr(collection, "files"):
         return ((file.key, file.path) for file in collection.files())
-    return ((collection.key(i), collection.where(i)) for i in range(len(collection.labels)))
+    return ((collection.key(i), collection.describe(i)) for i in range(len(collection.labels)))

@@ -1,7 +1,7 @@
 """Runs the whole of Algorithm 1 (Xie et al. 2020): `run_noisy_student.sh`.
 
-It goes from images to an exported student. It runs the stage scripts one after another, each in a
-process of its own. It prints each command, so that a person can repeat any of them by hand. Each
+It goes from images to an exported student. It runs the stage scripts one after another, each in its
+own process. It prints each command, so that a person can repeat any of them by hand. Each
 stage resumes by itself. `workflow/stages.py` knows their order.
 """
 
@@ -31,9 +31,9 @@ from workflow import (
     shard_jobs,
     train,
 )
-from workflow import labels as people
+from workflow import labels as labels_file
 from workflow.iterations import exhausted, names_of, require_unlabeled, train_and_choose
-from workflow.loop_checks import check, require_flags_read
+from workflow.loop_checks import check_loop, require_flags_read
 from workflow.loop_results import SECONDS, SUMMARY, summarize, table
 from workflow.settings import of_recipe
 from workflow.stages import (
@@ -122,7 +122,7 @@ def _loop(
         config = _with_init(config, init or config.init)
     if init:  # each stage checks its settings by it
         config_flags = [*config_flags, f"--config.init={config.init}"]
-    check(config)
+    check_loop(config)
     require_flags_read(config, config_flags)
     shard_jobs.pipeline_options(beam_options)
     given = {"labeled": labeled, "unlabeled": unlabeled, "test": test}
@@ -150,7 +150,9 @@ def _loop(
         directory, resolved(config, folders), of_parts=True, summary_schema=SUMMARY
     )
     if done:
-        fingerprint.require_unchanged(directory / "data", prepare.resolve(config, folders).data)
+        fingerprint.require_unchanged(
+            directory / "data", prepare.with_locations(config, folders).data
+        )
         workdirs.say_done(directory, _done(directory, done))
         return
 
@@ -160,7 +162,7 @@ def _loop(
         if tpu and "strategy" in stage.arguments:
             stage = stage._replace(arguments={**stage.arguments, "tpu": tpu})
         run_stage(stage, directory, config_flags, beam_options, created)
-        people.after(stage.directory, directory)
+        labels_file.after(stage.directory, directory)
 
     prepare_data, *stages = trainings(config, directory, folders, strategy)
     run(prepare_data)
@@ -168,7 +170,7 @@ def _loop(
     chosen = train_and_choose(config, directory, folders, strategy, stages, run)
     names = list(chosen["models"]) or names_of(config.iterations)
     students = len(names) - 1
-    for stage in people.answers(config, directory, students):
+    for stage in labels_file.answers(config, directory, students):
         run(stage)
     for stage in ending(config, directory, strategy, students, names.index(chosen["served"])):
         run(stage)
@@ -211,7 +213,7 @@ def run(
 ) -> dict[str, Any]:
     """Does what `run_noisy_student.sh` does, from images to an exported student.
 
-    The same call again continues. Each stage runs in a process of its own, so this process keeps
+    The same call again continues. Each stage runs in its own process, so this process keeps
     its memory and its GPU.
 
     Args:
@@ -221,7 +223,7 @@ def run(
       test: test images; None: a part of the labeled ones is held out.
       workdir: directory for everything.
       recipe: PATH[:ARGUMENT] of a recipe.
-      settings: key with dots -> value in place of the recipe's, such as {"student.steps": 1000}.
+      settings: key with dots -> value instead of the recipe's, such as {"student.steps": 1000}.
       init: weights to start from: a published name, a file or a directory (docs/models.md).
       labels: list of labels that a person corrected or added (`data.corrections`).
       strategy: devices to train, label and evaluate on; see `training.strategy.create`.
@@ -295,7 +297,7 @@ def _done(directory: Path, summary: dict[str, Any]) -> str:
 
 
 def extended(
-    config: ConfigDict, folders: dict[str, str], workdir: Path, more: str, *, open_it: bool
+    config: ConfigDict, folders: dict[str, str], workdir: Path, added: str, *, open_it: bool
 ) -> ConfigDict:
     """Returns `config` with the iterations that `--iterations=+N` asks for.
 
@@ -305,21 +307,20 @@ def extended(
       config: recipe of the run.
       folders: source directories of the run, by flag name.
       workdir: work directory of the run.
-      more: value of the flag.
+      added: value of the flag.
       open_it: open a finished run for the new iterations. Its evaluation and the fine-tuned model
         are kept under other names.
 
     Raises:
-      InputError: N is no number, there is no such run in `workdir`, or the run stopped by its
+      InputError: N is not a number, there is no such run in `workdir`, or the run stopped by its
         patience.
     """
-    if not re.fullmatch(r"\+[1-9][0-9]*", more):
+    if not re.fullmatch(r"\+[1-9][0-9]*", added):
         raise InputError(
-            f"--iterations={more}: it takes +1, +2, ...; --config.iterations=N is the number of a"
-            " new run"
+            f"--iterations={added} must be +1, +2, ...; for a new run use --config.iterations=N"
         )
     if not (workdir / "config.json").exists():
-        raise InputError(f"--iterations={more}: there is no run in {workdir} to go on with")
+        raise InputError(f"--iterations={added}: there is no run in {workdir} to continue")
     config = config.copy_and_resolve_references()
     config.iterations = read_json(workdir / "config.json", {"iterations": int})["iterations"]
     # A finished run must be the same in all other settings. A dry run only looks.
@@ -334,12 +335,12 @@ def extended(
         before = len(done["students"])
         if config.patience and exhausted(done.get("validation_top1", []), config.patience):
             raise InputError(
-                f"--iterations={more}: {workdir} stopped by its patience; start a new run with more"
-                " of it"
+                f"--iterations={added}: the run in {workdir} stopped by its patience; start a new "
+                "run with more patience"
             )
         # Otherwise this command was killed after it had written the new number.
         if before == config.iterations:
-            config.iterations += int(more)
+            config.iterations += int(added)
         # The summary goes last: until then the same command finds all that there is to do.
         if open_it:
             for name in ("evaluation", "finetuned"):

@@ -12,12 +12,12 @@ from workflow import balance, choice, pseudo_label, settings, train
 from workflow.stages import ONCE, SELECTOR, check_baseline, plan, sections_read
 
 
-def check(config: ConfigDict) -> None:
+def check_loop(config: ConfigDict) -> None:
     """Raises InputError where a setting of any stage but the first is impossible.
 
     So the error comes at once, not after hours of earlier stages.
     """
-    settings.check(config)
+    settings.check_recipe(config)
     if config.student_init == "pretrained" and not config.init:
         raise InputError("student_init=pretrained needs the weights to start from: give --init")
     if config.patience and not config.data.validation_size:
@@ -39,24 +39,24 @@ def check(config: ConfigDict) -> None:
                 or part.get("calibrate")
             ):
                 raise InputError(
-                    f"config.{name} chooses by the validation split, in whose place cross-fitting"
-                    " has the images that it holds out; set data.validation_size to"
+                    f"config.{name} chooses by the validation split, but cross-fitting uses its"
+                    " own held-out images instead. Set data.validation_size to"
                     f" {choice.FEWEST} or more, or crossfit.folds to 0"
                 )
     _check_selection(config)
-    balance.check(config.balance)
+    balance.check_balance(config.balance)
     stages = plan(config, Path(), {}, "")
     check_baseline(config, stages)
     for stage in stages:
         name = stage.arguments.get("section", stage.name)
         if stage.script == "run_pseudo_label.sh":
-            pseudo_label.check(name, config[name])
+            pseudo_label.check_pseudo_label(name, config[name])
             if config[name].calibrate and not config.data.validation_size:
                 raise InputError(
                     f"config.{name}.calibrate needs a validation split: set data.validation_size"
                 )
         elif "strategy" in stage.arguments:  # a training
-            train.check(config, name, init="init" in stage.arguments)
+            train.check_training(config, name, init="init" in stage.arguments)
 
 
 def require_flags_read(config: ConfigDict, config_flags: list[str]) -> None:
@@ -75,7 +75,7 @@ def _check_selection(config: ConfigDict) -> None:
     first = "student_1" if "student_1" in config else "student"
     if once and SELECTOR not in config and config[first].online:
         raise InputError(
-            f"config.selection={ONCE}: the first teacher selects by stored labels, which"
-            f" config.{first}.online=True does not make; set --config.selection=each_iteration or"
-            f" --config.{first}.online=False, or give the recipe a section {SELECTOR}"
+            f"config.selection={ONCE}: the first teacher selects by stored labels, but "
+            f"config.{first}.online=True stores none. Set --config.selection=each_iteration or "
+            f"--config.{first}.online=False, or give the recipe a section {SELECTOR}"
         )

@@ -47,7 +47,7 @@ AT_LEAST, AT_MOST, ENOUGH = 2, 20, 3.0
 
 
 class Rates(NamedTuple):
-    """What was measured.
+    """The measured times.
 
     Attributes:
       first: seconds until the end of the first step: building, tracing, compilation.
@@ -200,7 +200,7 @@ class Bench:
         if source == TEACHER:
             raise Unmeasured("its teacher labels within the step")
         began = time.perf_counter()
-        resolved = train.resolve(config, section, data, init=init)
+        resolved = train.resolve_training(config, section, data, init=init)
         pseudo_labeled = str(Path(data) / "pseudo_labeled") if source == PSEUDO_LABELED else None
         inputs = train.open_inputs(method, resolved, data, pseudo_labeled, None, init)
         spec, values = train.spec_of(method, resolved, inputs), ConfigDict(resolved["train"])

@@ -1,7 +1,7 @@
 """Trains by one method, from images to an exported model: `run_train.sh` without --data.
 
 Runs prepare, train, fine-tune (where the recipe has `finetune_last`), evaluate and export one after
-another, each in a process of its own, and prints each command. Each stage resumes by itself. With
+another, each in its own process, and prints each command. Each stage resumes by itself. With
 --data it trains on prepared data alone. `workflow/loop.py` does the same for Noisy Student's loop.
 """
 
@@ -124,7 +124,7 @@ def run_method(
       unlabeled: unlabeled images; the method says whether it needs them.
       test: test images.
       workdir: directory for everything.
-      settings: key with dots -> value in place of the recipe's.
+      settings: key with dots -> value instead of the recipe's.
       init: weights to start from.
       labels: list of labels that a person corrected or added.
       strategy: devices of the training stages.
@@ -199,7 +199,7 @@ def run_stages(
     config, config_flags = by_device.settle(
         config, config_flags, directory, options.get("init"), dry_run=dry_run
     )
-    check(config, options)
+    check_run(config, options)
     section = options["section"]
     init = options.get("init") or train.initial_of(config, section)
     if init:
@@ -247,7 +247,9 @@ def run_stages(
     resolved = {**loop.resolved(config, folders), "training": kept}
     done = workdirs.start(directory, resolved, of_parts=True, summary_schema=SUMMARY)
     if done:
-        fingerprint.require_unchanged(directory / "data", prepare.resolve(config, folders).data)
+        fingerprint.require_unchanged(
+            directory / "data", prepare.with_locations(config, folders).data
+        )
         workdirs.say_done(directory, _done(directory, done))
         return
     served = stages[-1].arguments["model"]
@@ -272,12 +274,12 @@ def run_stages(
     print(f"report: {summary['report']}\nsummary: {directory / 'summary.json'}")
 
 
-def check(config: ConfigDict, options: Mapping[str, Any]) -> None:
+def check_run(config: ConfigDict, options: Mapping[str, Any]) -> None:
     """Raises InputError where a setting of any stage is impossible: before the first one runs."""
     section = options["section"]
     if options["strategy"] == "multi_worker":
         raise InputError("--strategy=multi_worker needs --data: all stages are for one machine")
-    settings.check(config)
+    settings.check_recipe(config)
     method = train.find(config, section)
     if method.unlabeled(config[section]) not in (NO_IMAGES, IMAGES):
         raise InputError(
@@ -286,13 +288,13 @@ def check(config: ConfigDict, options: Mapping[str, Any]) -> None:
         )
     for name in ("pseudo_labeled", "teacher", "selection"):
         if name in options:
-            raise InputError(f"--{name} is of no use without --data; leave it out")
+            raise InputError(f"--{name} has no effect without --data; leave it out")
     if config.evaluate.split == "validation" and not config.data.validation_size:
         raise InputError("config.evaluate.split=validation needs data.validation_size")
     init = options.get("init") or train.initial_of(config, section)
-    train.check(config, section, init=bool(init))
+    train.check_training(config, section, init=bool(init))
     if config.get("finetune_last"):
-        train.check(config, "finetune", init=True)
+        train.check_training(config, "finetune", init=True)
 
 
 def plan(
@@ -315,15 +317,15 @@ def plan(
         tuning = {**devices, "init": model, "data": data}
         stages.append(Stage("finetune", "run_finetune.sh", models[-1], tuning))
     names = ",".join(str(path) for path in models)
-    more = {"init": options["init"]} if options.get("init") else {}
-    more |= devices if options.get("strategy", "auto") != "auto" else {}
+    extra = {"init": options["init"]} if options.get("init") else {}
+    extra |= devices if options.get("strategy", "auto") != "auto" else {}
     return [
         *stages,
         Stage(
             "evaluate",
             "run_evaluate.sh",
             evaluation,
-            {"data": data, "model": names, "split": config.evaluate.split, **more},
+            {"data": data, "model": names, "split": config.evaluate.split, **extra},
         ),
         Stage(
             "export",

@@ -95,7 +95,7 @@ class Target:
 
 @dataclasses.dataclass(frozen=True)
 class Choice:
-    """How a training runs on the devices.
+    """The way a training runs on the devices.
 
     Attributes:
       training: the training with the values chosen.
@@ -357,8 +357,8 @@ def dry_run(
       InputError: it cannot be planned.
     """
     counts = reckoning.images(config, workdir / "data", folders)
-    told = plans.describe(config, workdir, folders, stages, counts)
+    plan = plans.describe(config, workdir, folders, stages, counts)
     return (
-        f"{told}\n\n"
+        f"{plan}\n\n"
         f"{describe(config, stages, plans.trainings(config, stages, counts), counts, target)}"
     )

@@ -11,9 +11,9 @@ change this:
 - `calibrate`, beyond the paper too: a temperature, fitted on the answers to the validation split,
   tempers the answers (`calibration`).
 
-Every image of `DATA/unlabeled` gets one prediction record (its key and the distribution over the
-classes), in a shard of the same number as the image's. With `--selection=BALANCED` the images are
-those of a balanced set, each once, however many copies the set has of it (`relabel`):
+Every image of `DATA/unlabeled` gets one prediction record: its key and the distribution over the
+classes. The record is in a shard of the same number as the image's. With `--selection=BALANCED` the
+images are those of a balanced set, each once, however many copies the set has of it (`relabel`):
 
     WORKDIR/predictions-%05d-of-%05d   manifest.json   summary.json (last)
 
@@ -68,7 +68,7 @@ def summarize(results: Sequence[dict[str, Any]], label_names: Sequence[str]) -> 
     }
 
 
-def check(section: str, settings: ConfigDict) -> None:
+def check_pseudo_label(section: str, settings: ConfigDict) -> None:
     """Raises InputError where a value of `config.SECTION` is impossible."""
     check_section(section, settings)
     if settings.views > settings.batch_size:
@@ -78,8 +78,8 @@ def check(section: str, settings: ConfigDict) -> None:
         )
     if settings.optimize and settings.model_noise:
         raise InputError(
-            f"config.{section}: optimize makes a graph without noise of the teacher; turn off it or"
-            " model_noise"
+            f"config.{section}: optimize makes a graph of the teacher without noise; turn off "
+            "optimize or model_noise"
         )
 
 
@@ -101,7 +101,7 @@ def main(
             f"--section: no section {section!r} in the config; it has {', '.join(sorted(config))}"
         )
     settings = config[section]
-    check(section, settings)
+    check_pseudo_label(section, settings)
     # Absolute, since a worker may have another current folder.
     workdir, data, teacher = (
         str(Path(path).expanduser().resolve()) for path in (workdir, data, teacher)

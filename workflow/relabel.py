@@ -49,7 +49,7 @@ class RelabelShards:
     directory: Path
 
     def setup(self) -> None:
-        """Nothing to load."""
+        """Loads nothing."""
 
     def outputs(self, shard: int) -> list[str]:
         """Returns the file of the shard's training records."""
@@ -146,8 +146,8 @@ def main(workdir: str, selection: str, predictions: str, beam_options: Sequence[
     )
     if len(chosen.files) != len(labels.files):
         raise InputError(
-            f"{predictions} has {len(labels.files)} shards, {selection} has {len(chosen.files)}; "
-            "run run_pseudo_label.sh with this --selection"
+            f"{predictions} has {len(labels.files)} shards, but {selection} has "
+            f"{len(chosen.files)}; run run_pseudo_label.sh with this --selection"
         )
     require_origin(chosen, labels)
     directory, progress = Path(workdir), Path(workdir) / "progress"

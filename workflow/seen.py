@@ -21,7 +21,7 @@ from workflow.predictions import read_predictions
 _BALANCE = {"threshold": float, "max_confidence": float, "fraction": float}
 
 
-class Seen(NamedTuple):
+class ImageAnswers(NamedTuple):
     """One image and the models' answers to it; classes are numbers from 0, −1 where unknown.
 
     `predicted`, `first` and `margin` belong to the mean of the teacher's and the student's
@@ -60,7 +60,7 @@ def out_of_fold(workdir: Path, iteration: int) -> tuple[Mapping[str, np.ndarray]
     return {str(key): both[:, place] for place, key in enumerate(keys)}, ""
 
 
-def labeled(images: Manifest, out_of_fold: Mapping[str, np.ndarray]) -> Iterator[Seen]:
+def labeled(images: Manifest, out_of_fold: Mapping[str, np.ndarray]) -> Iterator[ImageAnswers]:
     """Yields the labeled images with the answers of `out_of_fold`, where an image has some."""
     for shard in range(len(images.files)):
         for serialized in read_records(images, shard):
@@ -69,13 +69,15 @@ def labeled(images: Manifest, out_of_fold: Mapping[str, np.ndarray]) -> Iterator
             label = features["image/class/label"].int64_list.value[0] - images.label_offset
             both = out_of_fold.get(key)
             if both is None:
-                yield Seen(key, "labeled", label, None, 1, "", -1, -1)
+                yield ImageAnswers(key, "labeled", label, None, 1, "", -1, -1)
             else:
                 teacher, student = both.argmax(axis=1).tolist()
-                yield Seen(key, "labeled", label, float(both[0, label]), 1, "", teacher, student)
+                yield ImageAnswers(
+                    key, "labeled", label, float(both[0, label]), 1, "", teacher, student
+                )
 
 
-def unlabeled(workdir: Path, iteration: int) -> Iterator[Seen]:
+def unlabeled(workdir: Path, iteration: int) -> Iterator[ImageAnswers]:
     """Yields the unlabeled images with the teacher's answers and, where known, the student's."""
     directory = workdir / f"pseudo_labeled_{iteration}"
     summary = workdirs.require_finished(
@@ -95,9 +97,9 @@ def unlabeled(workdir: Path, iteration: int) -> Iterator[Seen]:
     for shard in range(len(teacher.files)):
         copies = Counter(_keys(kept, shard))
         answers = dict(read_predictions(student, shard)) if student else {}
-        for key, own in read_predictions(teacher, shard):
-            label, others = int(own.argmax()), answers.get(key)
-            confidence, number = float(own[label]), copies[key]
+        for key, probabilities in read_predictions(teacher, shard):
+            label, others = int(probabilities.argmax()), answers.get(key)
+            confidence, number = float(probabilities[label]), copies[key]
             # Where a selection is labeled again, all of its images are kept.
             why = (
                 ""
@@ -111,10 +113,12 @@ def unlabeled(workdir: Path, iteration: int) -> Iterator[Seen]:
                 )
             )
             of_student = -1 if others is None else int(others.argmax())
-            mean = own if others is None else (own + others) / 2
+            mean = probabilities if others is None else (probabilities + others) / 2
             second, first = np.sort(mean)[-2:].tolist()
             top = (int(mean.argmax()), first, first - second)
-            yield Seen(key, "unlabeled", label, confidence, number, why, label, of_student, *top)
+            yield ImageAnswers(
+                key, "unlabeled", label, confidence, number, why, label, of_student, *top
+            )
 
 
 def _predictions(workdir: Path, number: int) -> Manifest | None:

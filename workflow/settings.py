@@ -18,32 +18,34 @@ from workflow import methods
 PSEUDO_LABEL = Section(
     "How the teacher labels the unlabeled images. `pseudo_label_1`, … are of one iteration.",
     {
-        "batch_size": Setting(128, "Images at a time.", at_least=1, unit="images"),
+        "batch_size": Setting(128, "Number of images in a batch.", at_least=1, unit="images"),
         "top_k": Setting(
             0,
-            "Most probable classes that are stored; 0: the whole distribution, as float16.",
+            "Number of most probable classes to store; 0: the whole distribution, as float16.",
             at_least=0,
         ),
         "views": Setting(
             0,
-            "Beyond the paper: copies of an image, with the noise of training, over which the "
-            "teacher's probabilities are averaged. 0: the clean image, as in the paper.",
+            "Beyond the paper: number of noised copies of an image over which the teacher's "
+            "probabilities are averaged. 0: the clean image, as in the paper.",
             at_least=0,
         ),
         "model_noise": Setting(
             False,
-            "Dropout and stochastic depth in the teacher; with views=1 as in Table 6.",
+            "Whether the teacher uses dropout and stochastic depth; with views=1 as in Table 6.",
         ),
         "calibrate": Setting(
             False,
-            "Beyond the paper: temper the probabilities as the validation split needs it.",
+            "Beyond the paper: whether to temper the probabilities as the validation split needs "
+            "it.",
         ),
         "precision": Setting(
             "float32", "Numbers in which the teacher computes, as in training.", choices=PRECISIONS
         ),
         "optimize": Setting(
             False,
-            "For speed: fold BatchNorm into the convolutions (`./run_benchmarks.sh pseudo_label`).",
+            "For speed: whether to fold BatchNorm into the convolutions (`./run_benchmarks.sh "
+            "pseudo_label`).",
         ),
     },
 )
@@ -53,20 +55,20 @@ BALANCE = Section(
     {
         "threshold": Setting(
             0.3,
-            "Least confidence of an image that is kept, exclusive.",
+            "Confidence that a kept image must exceed.",
             at_least=0,
             below=1,
             source="Xie et al. 2020, Section 3.1",
         ),
         "max_confidence": Setting(
             1.0,
-            "Greatest confidence of an image that is kept; above threshold.",
+            "Greatest confidence of a kept image; above threshold.",
             above=0,
             at_most=1,
         ),
         "images_per_class": Setting(
             None,
-            "Images of each class; 130,000 in the paper.",
+            "Number of images of each class; 130,000 in the paper.",
             type=int,
             none="the median class's number of images kept",
             at_least=1,
@@ -88,13 +90,13 @@ BALANCE = Section(
         ),
         "fraction": Setting(
             1.0,
-            "Share of the unlabeled images, drawn by seed before all else.",
+            "Share of the unlabeled images to use, drawn by seed before every other choice.",
             above=0,
             at_most=1,
         ),
         "sample_images": Setting(
             None,
-            "Images drawn by seed after all else, copies included.",
+            "Number of images to draw by seed after every other choice, copies included.",
             type=int,
             none="all that are selected",
             at_least=1,
@@ -103,8 +105,8 @@ BALANCE = Section(
         ),
         "share_per_class": Setting(
             1.0,
-            "Beyond the paper: of the images above the threshold keep only this most confident "
-            "share of each class. It is a threshold of its own for each class.",
+            "Beyond the paper: keep only this most confident share of each class, among the "
+            "images above the threshold. So each class has its own threshold.",
             above=0,
             at_most=1,
         ),
@@ -116,8 +118,9 @@ CROSSFIT = Section(
     {
         "folds": Setting(
             0,
-            "Parts of the labeled images. For each one the loop trains everything on the others,"
-            " and the answers to the part decide. So the loop takes so many times longer. 0: off.",
+            "Number of parts of the labeled images. For each part the loop trains everything on "
+            "the others, and the answers to the part decide. So the loop takes that many times "
+            "longer. 0: off.",
             at_least=0,
         ),
     },
@@ -126,10 +129,12 @@ CROSSFIT = Section(
 SELECTIONS = ("each_iteration", "once")
 
 LOOP = {
-    "iterations": Setting(3, "Students, one after another; with patience: at most.", at_least=1),
+    "iterations": Setting(
+        3, "Number of students, one after another; with patience, the largest number.", at_least=1
+    ),
     "patience": Setting(
         None,
-        "Stop after so many students that are no better than one before; serve the best.",
+        "Stop after this many students that are no better than an earlier one; serve the best.",
         type=int,
         none="never stop before the last iteration",
         at_least=1,
@@ -149,8 +154,9 @@ LOOP = {
     ),
     "by_device": Setting(
         False,
-        "Whether a GPU, where one is, puts its network and resolution in the place of `init` and"
-        " the recipe's image size (workflow/by_device.py). The commands that run all stages do it.",
+        "Whether a GPU, if there is one, sets its own network and resolution instead of `init` "
+        "and the recipe's image size (workflow/by_device.py). Only the commands that run all "
+        "stages do it.",
     ),
     "student_init": Setting(
         None,
@@ -220,12 +226,14 @@ def _of_any_method() -> Section:
     """Returns the settings of all methods together, for `--help train.KEY`."""
     every = [methods.settings_of(name) for name in methods.METHODS]
     settings_by_name = {name: declared for section in every for name, declared in section.items()}
-    return Section("The section of run_train.sh; its method says which it has.", settings_by_name)
+    return Section(
+        "The section of run_train.sh; its method says which settings it has.", settings_by_name
+    )
 
 
-def check(recipe: ConfigDict) -> None:
+def check_recipe(recipe: ConfigDict) -> None:
     """Raises InputError for the first impossible value of a recipe."""
-    settings.check(recipe, of_recipe(recipe))
+    settings.check_settings(recipe, of_recipe(recipe))
 
 
 def require_read(
@@ -239,7 +247,7 @@ def require_read(
       sections: sections that some stage of the run reads.
 
     Raises:
-      InputError: no stage reads a section; or each training has a value of its own in place of the
+      InputError: no stage reads a section; or each training has its own value instead of the
         value in the recipe's `preprocessing`.
     """
     read = set(sections)
@@ -253,13 +261,13 @@ def require_read(
     }
     for key in overrides:
         name, _, rest = key.partition(".")
-        own = [
+        replaced_by = [
             other
             for other in sorted(read & trainings)
             if recipe[other].get("preprocessing", {}).get(rest) is not None
         ]
-        if name == "preprocessing" and own and len(own) == len(read & trainings):
-            those = ", ".join(f"config.{other}.{key}" for other in own)
+        if name == "preprocessing" and replaced_by and len(replaced_by) == len(read & trainings):
+            those = ", ".join(f"config.{other}.{key}" for other in replaced_by)
             raise InputError(
                 f"--config.{key} has no effect: each training of this run has its own value; set"
                 f" {those}"
@@ -274,4 +282,4 @@ def require_read(
 
 def check_section(name: str, values: Mapping[str, Any]) -> None:
     """Raises InputError for the first impossible value of a recipe's section `name`."""
-    settings.check(values, of_recipe({name: values})[name], f"config.{name}")
+    settings.check_settings(values, of_recipe({name: values})[name], f"config.{name}")

@@ -28,7 +28,8 @@ switches off; "No effect without …" says which. The defaults below are those o
 """
 
 OWN_PREPROCESSING = (
-    "`preprocessing` in it holds what differs from the recipe's; None keeps the latter."
+    "`preprocessing` in it holds what differs from the recipe's section; None keeps the recipe's"
+    " value."
 )
 
 

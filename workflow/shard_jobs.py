@@ -1,6 +1,6 @@
 """Data jobs with one shard as unit of work, run by Apache Beam or by processes of this machine.
 
-A job turns shard i into files of its own, atomically, and nothing else. So a retry, or the run
+A job turns shard i into its own files, atomically, and nothing else. So a retry, or the run
 after a SIGKILL, may do a shard twice, and the result is the same. When the files of a finished
 shard are in place, a small JSON file in a progress directory notes the shard's result. A shard with
 a note is not done again. The driver reads the notes, so no data flows back through Beam. Any runner
@@ -60,7 +60,7 @@ DASK_RUNNER = "apache_beam.runners.dask.dask_runner.DaskRunner"
 
 
 class Job(Protocol):
-    """What is done to each shard.
+    """The work on each shard.
 
     A job is pickled to the workers before `setup`: a dataclass of paths and numbers is best.
     """
@@ -178,7 +178,7 @@ def _sizes(paths: list[str]) -> list[int | None]:
 
 
 def unknown_options(flags: Sequence[str]) -> list[str]:
-    """Returns the names of those `flags` that are no options of Beam.
+    """Returns the names of the `flags` that are not options of Beam.
 
     Raises:
       InputError: the value of an option is wrong.
@@ -214,10 +214,10 @@ def dask_works() -> bool:
 
 
 def pipeline_options(flags: Sequence[str]) -> PipelineOptions:
-    """Returns Beam's options of the words that are no flags of the stage.
+    """Parses Beam's options from the words that are not flags of the stage.
 
     Raises:
-      InputError: a word is no option of Beam either.
+      InputError: a word is not an option of Beam either.
     """
     unknown = unknown_options(flags)
     if unknown:
@@ -235,7 +235,7 @@ def pipeline_options(flags: Sequence[str]) -> PipelineOptions:
 
 
 class _Work:
-    """What a worker does: loads what the job needs, then makes the files of shard after shard."""
+    """Does a worker's part: loads what the job needs, then makes the files of shard after shard."""
 
     def __init__(self, job: Job, notes: Notes, num_shards: int) -> None:
         self._job, self._notes, self._num_shards = job, notes, num_shards
@@ -357,9 +357,9 @@ def _run_in_processes(work: _Work, shards: Sequence[int], processes: int) -> Non
                 logging.info("%s", line)
     except BrokenProcessPool as error:
         print(
-            "a worker process of this job is gone, killed perhaps for want of memory; run the same"
-            " command again to finish the missing shards (a smaller --direct_num_workers takes less"
-            " memory)",
+            "a worker process of this job is gone, perhaps killed because memory ran out; run the "
+            "same command again to finish the missing shards (a smaller --direct_num_workers "
+            "takes less memory)",
             file=sys.stderr,
             flush=True,
         )
@@ -404,7 +404,7 @@ def _start_worker(work: _Work, directory: str, processes: int, started: Any) -> 
 
 
 def _leave_with_parent() -> None:
-    """Ends a worker whose parent was killed and could not end it."""
+    """Ends a worker after its parent was killed and could not end it."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()

@@ -16,7 +16,7 @@ ENDING = ("finetune", "evaluate", "export")
 SELECTOR = "selector"
 """Section of the recipe, and directory, of the network that selects the unlabeled images once."""
 ONCE = "once"
-"""The `selection` of a recipe whose unlabeled images are selected once."""
+"""The `selection` of a recipe that selects the unlabeled images once."""
 
 
 class Stage(NamedTuple):

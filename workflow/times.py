@@ -28,7 +28,7 @@ MEASURED_GIB = 3.0
 
 @dataclasses.dataclass
 class _Timed:
-    """What is known of a training's time.
+    """Knowledge of a training's time.
 
     Attributes:
       rates: rates of the training.
@@ -100,18 +100,21 @@ def _measured(
     try:
         with measure.Bench(config, counts, sample) as bench:
             for training in longest_first:
-                own = kind(training)
+                measured_kind = kind(training)
                 if (
-                    own not in by_kind
+                    measured_kind not in by_kind
                     and bench.spent < measure.BUDGET
                     and (batch := measurable(training))
                 ):
                     try:
-                        by_kind[own] = training, _Timed(bench.rates(training, batch), "measured")
+                        by_kind[measured_kind] = (
+                            training,
+                            _Timed(bench.rates(training, batch), "measured"),
+                        )
                     except measure.Unmeasured as error:
                         why = str(error)
-                if own in by_kind:
-                    timed[training.stage.name] = by_kind[own][1]
+                if measured_kind in by_kind:
+                    timed[training.stage.name] = by_kind[measured_kind][1]
     except measure.Unmeasured as error:
         why = str(error)
     for training in trainings:
@@ -183,7 +186,7 @@ def seconds(
             models = [Path(model) for model in str(stage.arguments["model"]).split(",")]
             images = counts.get(stage.arguments.get("split", "test")) or 0
             needed = answers(models, images)
-            # The linear probe's features are those of the network that the trainings start from.
+            # The network that the trainings start from gives the linear probe's features.
             probe = answers(models[:1], images + counts["labeled"])
             if "init" in stage.arguments and needed is not None and probe is not None:
                 needed += probe
@@ -205,8 +208,8 @@ def table(config: ConfigDict, stages: Sequence[Stage], counts: dict[str, Any]) -
     several = gpus.count() > 1 and not any(
         stage.arguments.get("strategy") == "one_device" for stage in stages
     )
-    where = "one of this machine's GPUs; more of them share a batch" if several else "this machine"
-    lines, total, open_ones = ["", f"time on {where}:"], 0.0, []
+    device = "one of this machine's GPUs; more of them share a batch" if several else "this machine"
+    lines, total, open_ones = ["", f"time on {device}:"], 0.0, []
     for name, needed in found.items():
         if needed is None:
             open_ones.append(name)

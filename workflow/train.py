@@ -2,7 +2,7 @@
 
 A section of the recipe says which method, with which settings. `run_teacher.sh`, `run_student.sh`
 and `run_finetune.sh` train the sections of these names. `run_train.sh` trains the section `train`
-unless told otherwise.
+by default.
 """
 
 from __future__ import annotations
@@ -22,9 +22,8 @@ from cli.errors import InputError
 from cli.json_files import read_json
 from data import records
 from data.preprocessing import Preprocessing
-from training import addons, model_dir, models, schedules
+from training import addons, model_dir, models, resolve, schedules
 from training import dry_run as dry_runs
-from training import resolve as resolving
 from training.initial import Initial
 from training.method import IMAGES, PSEUDO_LABELED, TEACHER, Method, set_model
 from training.run import Devices, Inputs, says_done, train
@@ -60,25 +59,29 @@ def find(config: ConfigDict, section: str) -> Method:
     return methods.find(config[section].method)
 
 
-def check(config: ConfigDict, section: str, *, init: bool = False) -> None:
+def check_training(config: ConfigDict, section: str, *, init: bool = False) -> None:
     """Raises InputError where a value of a train section is impossible.
 
-    Checks what can be told without data and without the weights `init`.
+    Checks what needs neither data nor the weights `init`.
     """
     method = find(config, section)
     values = config[section].to_dict()
-    own = values.pop("preprocessing", {})
+    preprocessing_values = values.pop("preprocessing", {})
     of_small = any(
-        {**config.preprocessing.to_dict(), **own}.get(key) for key in ("pad", "extra_cutout")
+        {**config.preprocessing.to_dict(), **preprocessing_values}.get(key)
+        for key in ("pad", "extra_cutout")
     )
     side = 32 if of_small else 224  # size of images that would do
     try:
         Preprocessing.from_dict(
-            resolving.preprocessing(
-                config.preprocessing.to_dict(), own, median_height=side, median_width=side
+            resolve.preprocessing(
+                config.preprocessing.to_dict(),
+                preprocessing_values,
+                median_height=side,
+                median_width=side,
             )
         )
-        values = resolving.section(
+        values = resolve.section(
             values, labeled_examples=1000, unlabeled=bool(method.unlabeled(values)), quiet=True
         )
         for network in method.networks(values):
@@ -167,7 +170,7 @@ def _require_validation(section: str, train: dict[str, Any], there: bool) -> Non
             )
 
 
-def resolve(
+def resolve_training(
     config: ConfigDict, section: str, data: str, *, init: str | None = None, iteration: int = 0
 ) -> dict[str, Any]:
     """Resolves the config of one training: seed, preprocessing and section (`train`).
@@ -180,7 +183,7 @@ def resolve(
       data: a finished data directory.
       init: weights; their network and normalization replace the section's and the recipe's. See
         `weights.pretrained`.
-      iteration: tells trainings of one recipe apart, in their seeds.
+      iteration: makes the trainings of one recipe differ in their seeds.
 
     Raises:
       InputError: no such training, or values that don't fit.
@@ -197,9 +200,9 @@ def resolve(
             if key in given and given[key] is None:
                 given[key] = of_model[key]
     values = config[section].to_dict()
-    own = values.pop("preprocessing", {})
-    preprocessing = resolving.preprocessing(given, own, **_sizes(data))
-    values = resolving.section(
+    preprocessing_values = values.pop("preprocessing", {})
+    preprocessing = resolve.preprocessing(given, preprocessing_values, **_sizes(data))
+    values = resolve.section(
         values, labeled_examples=labeled.num_records, unlabeled=bool(method.unlabeled(values))
     )
     _require_validation(section, values, (Path(data) / "validation").is_dir())
@@ -257,7 +260,7 @@ def main(
         inputs["init"] = init
     for name, path in inputs.items():
         workdirs.require_finished(path, f"--{name}", MADE_BY[name])
-    resolved = resolve(config, section, data, init=init, iteration=iteration)
+    resolved = resolve_training(config, section, data, init=init, iteration=iteration)
     shared = strategy == "multi_worker"
     done = workdirs.start(
         workdir, resolved, inputs, shared=shared, summary_schema={"steps": int, "parameters": int}
@@ -265,7 +268,7 @@ def main(
     if done:
         workdirs.say_done(workdir, says_done(workdir, done))
         return
-    warning = resolving.shrinks(resolved["preprocessing"]["image_size"], **_sizes(data))
+    warning = resolve.shrinks(resolved["preprocessing"]["image_size"], **_sizes(data))
     if warning:
         print(warning, flush=True)
     opened = open_inputs(method, resolved, data, pseudo_labeled, teacher, init, selection)
@@ -295,8 +298,8 @@ def _require_inputs(
     for name, path in given.items():
         if path and name not in useful:
             raise InputError(
-                f"--{name} is of no use to {section}, whose method is {values.method}{online};"
-                " leave it out"
+                f"--{name} has no effect on {section}, which trains by {values.method}{online}; "
+                "leave it out"
             )
     if section.startswith("finetune") and not init:
         raise InputError(
@@ -373,7 +376,7 @@ def planned(
     given = {
         key: value for key, value in config[section].to_dict().items() if key != "preprocessing"
     }
-    values = resolving.section(
+    values = resolve.section(
         given,
         labeled_examples=labeled_examples,
         unlabeled=bool(method.unlabeled(given)),
@@ -397,7 +400,7 @@ def describe(
     counts = dry_runs.images(config, data)
     method, given_values, values = planned(config, section, counts["labeled"])
     _require_whole_parts(section, values)
-    length = resolving.length(given_values, counts["labeled"], values["batch_size"])
+    length = resolve.length(given_values, counts["labeled"], values["batch_size"])
     warning = _check(method, section, values, bool(init))
     lines = [
         f"{counts['labeled']:,} labeled and {counts['unlabeled']:,} unlabeled images,"

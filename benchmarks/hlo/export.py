@@ -101,7 +101,7 @@ def export(
 
 
 def _uniform(tensor: tf.Tensor, seeds: dict[bytes, int]) -> dict[str, Any]:
-    """Describes images: uniform in 0-255, each batch with a seed of its own."""
+    """Describes images: uniform in 0-255, each batch with its own seed."""
     seed = seeds.setdefault(b"images %d" % len(seeds), len(seeds))
     return {"shape": list(tensor.shape), "dtype": "float32", "uniform": [seed, 0.0, 255.0]}
 
@@ -146,7 +146,7 @@ def main() -> None:
     for name in given.steps:
         network, _, method = name.partition("/")
         if method not in xla_steps.METHODS:
-            parser.error(f"no step {name!r}; such as {', '.join(STEPS)}")
+            parser.error(f"there is no step {name!r}; known: {', '.join(STEPS)}")
         directory = given.directory / f"{network}-{method}-{given.precision}"
         row = export(directory, network, method, given.batch, given.pixels, given.precision)
         print(f"{directory}: loss {row['loss']:.6f}", flush=True)

@@ -1,4 +1,4 @@
 """The models against their peers (`check`), and in numbers (`card`).
 
-Both are commands of their own, which write the tables of docs/models.md.
+Both are their own commands, which write the tables of docs/models.md.
 """

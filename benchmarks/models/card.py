@@ -8,7 +8,7 @@ Measures each model at its own resolution and batch 1, in float32:
 - trainable parameters;
 - multiply-additions of one image, counted from the graph's convolutions and matrix products;
 - peak memory and time of a forward pass and of a training step (gradients of the cross entropy and
-  an SGD update), each in a process of its own.
+  an SGD update), each in its own process.
 
 A measurement that passes --memory GiB or --seconds is stopped, and the table says so. A finished
 measurement is not repeated. The next call repeats one that failed. --passes=graph counts and runs
@@ -70,7 +70,7 @@ def main(
     ):
         unknown = [name for name in given if name not in known]
         if unknown:
-            raise InputError(f"--{flag}: no {unknown[0]!r}; there are {', '.join(known)}")
+            raise InputError(f"--{flag}: there is no {unknown[0]!r}; known: {', '.join(known)}")
     failed = []
     for name in wanted:
         for what in passes.split(","):

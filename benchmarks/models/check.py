@@ -3,7 +3,7 @@
     ./run_tool.sh check_models --workdir=runs/check_models [--only=timm:b0,keras:b7]
 
 The numbers go through the importers where there is one. Needs PyTorch, timm and torchvision, which
-the project does not (see docs/models.md). Each check runs in a process of its own and leaves
+the project does not (see docs/models.md). Each check runs in its own process and leaves
 WORKDIR/<check>.json; a finished one is not repeated. At the end the table in docs/models.md is
 written from all results. Exit code 1, after a line each on stderr, where a number passes its bound
 (`BOUNDS`) or a check that was asked for has no result.
@@ -86,7 +86,7 @@ def main(workdir: str, only: str | None, run: str | None) -> None:
     wanted = only.split(",") if only else list(CHECKS)
     unknown = [check for check in wanted if check not in CHECKS]
     if unknown:
-        raise InputError(f"--only: no check {unknown[0]!r}; there are {', '.join(CHECKS)}")
+        raise InputError(f"--only: there is no check {unknown[0]!r}; known: {', '.join(CHECKS)}")
     for check in wanted:
         if (Path(workdir) / f"{check}.json").exists():
             continue

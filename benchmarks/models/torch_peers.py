@@ -222,8 +222,8 @@ def residual_state(model: Any, name: str) -> dict[str, np.ndarray]:
 def train_steps(batch: int, size: int, steps: int) -> None:
     """Trains timm's EfficientNet-B0 on request, as a process beside `benchmarks.train_step`.
 
-    Writes the names of its settings to stdout; for each one that it then reads, it takes so many
-    steps and writes their [wall, CPU] seconds.
+    Writes the names of its settings to stdout. For each number that it then reads, it takes that
+    many steps and writes their [wall, CPU] seconds.
     """
     torch = load_torch()
     import timm

@@ -11,7 +11,7 @@
 
 The experiment is that of Pham et al. 2021, Section 3.1. The paper's values are a network 2-8-8-2
 with sigmoids, weights in ±0.1, and SGD at learning rate 0.1. The paper gives neither steps nor
-batch size nor noise. The values that work differ in two things. The learning rate is 1, in place of
+batch size nor noise. The values that work differ in two things. The learning rate is 1, instead of
 ten times the steps. The teacher has its UDA loss, which the paper's text leaves out of this
 experiment.
 """
@@ -100,7 +100,9 @@ def sweep() -> dict[str, ConfigDict]:
 def get_config(name: str = "working") -> ConfigDict:
     """Returns the config; `name`: working, paper or sweep."""
     if name not in ("working", "paper", "sweep"):
-        raise ValueError(f"two_moons.py:{name}: the names are working, paper, sweep")
+        raise ValueError(
+            f"two_moons.py has no variant {name}; the variants are working, paper, sweep"
+        )
     config = ConfigDict()
     config.seed = 0
     config.seeds = 16 if name == "sweep" else 50

@@ -39,7 +39,7 @@ def wide_resnet(variant: str) -> ConfigDict:
 def get_config(name: str = "paper") -> ConfigDict:
     """Returns the recipe; `name`: paper or release."""
     if name not in ("paper", "release"):
-        raise ValueError(f"cifar10_4k.py:{name}: the names are paper, release")
+        raise ValueError(f"cifar10_4k.py has no variant {name}; the variants are paper, release")
     config = base.get_config()
     config.data.update(
         {

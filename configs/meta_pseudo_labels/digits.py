@@ -44,9 +44,9 @@ def network() -> ConfigDict:
 def get_config(name: str = "full") -> ConfigDict:
     """Returns the recipe; `name`: full or reduced."""
     if name not in ("full", "reduced"):
-        raise ValueError(f"digits.py:{name}: the names are full, reduced")
-    config, own = digits.get_config(), base.get_config()
-    config.train, config.finetune = own.train, own.finetune
+        raise ValueError(f"digits.py has no variant {name}; the variants are full, reduced")
+    config, pair = digits.get_config(), base.get_config()
+    config.train, config.finetune = pair.train, pair.finetune
     train = config.train
     train.update({"steps": STEPS, "batch_size": 50, "unlabeled_ratio": 2, "ema_decay": 0.99})
     # Not the release's 8: on validation images of seeds 101 and 102 UDA had 96.75 and 95.25 % with

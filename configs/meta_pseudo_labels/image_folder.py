@@ -31,11 +31,13 @@ NAMES = (fine_tuning.NETWORK, "resnet50", "wrn_28_2")
 def get_config(name: str = "") -> ConfigDict:
     """Returns the recipe; `name`: the network of both; "": the one for this machine."""
     if name and name not in NAMES:
-        raise ValueError(f"image_folder.py:{name}: the names are {', '.join(NAMES)}")
+        raise ValueError(
+            f"image_folder.py has no variant {name}; the variants are {', '.join(NAMES)}"
+        )
     pretrained = name in ("", fine_tuning.NETWORK)
     config = image_folder.get_config(name if pretrained else "b0")
-    own = base.get_config()
-    config.train, config.finetune = own.train, own.finetune
+    pair = base.get_config()
+    config.train, config.finetune = pair.train, pair.finetune
     if name == "wrn_28_2":
         config.preprocessing.image_size = 32
     train = config.train

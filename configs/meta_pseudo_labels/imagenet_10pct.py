@@ -25,7 +25,9 @@ from configs.meta_pseudo_labels import base
 def get_config(name: str = "paper") -> ConfigDict:
     """Returns the recipe; `name`: paper or release, which are the same."""
     if name not in ("paper", "release"):
-        raise ValueError(f"imagenet_10pct.py:{name}: the names are paper, release")
+        raise ValueError(
+            f"imagenet_10pct.py has no variant {name}; the variants are paper, release"
+        )
     config = base.get_config()
     config.data.update(
         {

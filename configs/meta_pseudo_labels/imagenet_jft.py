@@ -13,7 +13,7 @@ The variants are those of Pham et al. 2021, Sections 3.3 and 4:
 `:b6_wide`  90.0 % with EfficientNet-B6-Wide (10 days)
 
 The unlabeled images are a selection of the pool. T is an EfficientNet-B0, or another classifier of
-ImageNet. The training reads the images selected, with their copies, in place of the whole pool:
+ImageNet. The training reads the images selected, with their copies, instead of the whole pool:
 
     C=--config=configs/meta_pseudo_labels/imagenet_jft.py:resnet50
     ./run_pseudo_label.sh $C --data=W/data --teacher=T --workdir=W/predictions
@@ -52,7 +52,9 @@ NAMES = ("resnet50", "l2", "b6_wide")
 def get_config(name: str = "resnet50") -> ConfigDict:
     """Returns the recipe; `name`: resnet50, l2 or b6_wide."""
     if name not in NAMES:
-        raise ValueError(f"imagenet_jft.py:{name}: the names are {', '.join(NAMES)}")
+        raise ValueError(
+            f"imagenet_jft.py has no variant {name}; the variants are {', '.join(NAMES)}"
+        )
     config = imagenet_10pct.get_config()
     config.data.update(
         {"labeled_per_class": None, "labeled_as_unlabeled": "nothing", "validation_size": 0}

@@ -23,7 +23,8 @@ def get_config(name: str = "paper") -> ConfigDict:
     """Returns the recipe; `name`: paper."""
     if name != "paper":
         raise ValueError(
-            f"svhn_1k.py:{name}: the one name is paper; the release has no command for SVHN"
+            f"svhn_1k.py has no variant {name}; the only variant is paper, because the release has "
+            "no command for SVHN"
         )
     config = cifar10_4k.get_config()
     config.data.update(

@@ -16,11 +16,11 @@ weights, with their network (docs/models.md).
 `:b0` ... `:b7` train that network from random weights, or from the weights of `--init`, in at least
 3,000 steps. The resolution is that of the data: the median image's shorter side, 32 to 224 pixels.
 `:small` is a small network from random weights, for images of up to 64 pixels, with at least 600
-steps; the other networks halve an image five times. Few images are not enough to train B0 from
+steps. The other networks halve an image five times. Few images are not enough to train B0 from
 random weights. `./run_benchmarks.sh train_step` and `--dry_run` tell how long it takes here.
 
-With fewer than 1,000 labeled images besides those of the test, cross-fitting chooses the served
-model and trains everything two more times (docs/evaluation.md, "Which model is served").
+With fewer than 1,000 labeled images besides the test images, cross-fitting chooses the served
+model. It trains everything two more times (docs/evaluation.md, "Which model is served").
 `--config.crossfit.folds=0` turns it off.
 
 At a resolution of up to 64 pixels images are seen whole, moved a little and mirrored. At a larger
@@ -48,7 +48,9 @@ def get_config(name: str = "") -> ConfigDict:
     config.by_device = not name
     name = name or fine_tuning.NETWORK
     if name not in NAMES:
-        raise ValueError(f"image_folder.py:{name}: the names are {', '.join(NAMES)}")
+        raise ValueError(
+            f"image_folder.py has no variant {name}; the variants are {', '.join(NAMES)}"
+        )
     config.iterations = 2
     # Images to choose the served model by: a fifth of the labeled ones, or cross-fitting where
     # that is less than 200.

@@ -98,7 +98,7 @@ def get_config(name: str = "b0") -> ConfigDict:
     release = ("b0_release", "b1_release")
     names = [*(f"b{i}" for i in range(8)), "resnet50", *chains, *small, *release]
     if name not in names:
-        raise ValueError(f"imagenet.py:{name}: the names are {', '.join(names)}")
+        raise ValueError(f"imagenet.py has no variant {name}; the variants are {', '.join(names)}")
     network = name.removesuffix("_release") if name in release else name
     chain = {**chains, **small}.get(name, ((network, 0), (network, 1 if network == "b0" else 3)))
     config = base.get_config()
@@ -126,7 +126,7 @@ def get_config(name: str = "b0") -> ConfigDict:
     for iteration, link in enumerate(chain[1:-1], 1):
         config[f"student_{iteration}"] = section(*link)
     if name in small:
-        # the standard augmentation in place of RandAugment (A.4)
+        # the standard augmentation instead of RandAugment (A.4)
         config.student.preprocessing.randaugment_layers = 0
     config.iterations = len(chain) - 1
     if name in release:

@@ -27,9 +27,9 @@ def get_config() -> ConfigDict:
         " or hard pseudo-labels.",
         claims=(
             ("high_soft", "teacher", "images of high confidence help with soft labels"),
-            ("high_hard", "teacher", "and with hard ones"),
+            ("high_hard", "teacher", "images of high confidence help with hard labels"),
             ("low_soft", "teacher", "images of low confidence help with soft labels"),
-            ("teacher", "low_hard", "and hurt with hard ones"),
+            ("teacher", "low_hard", "images of low confidence hurt with hard labels"),
         ),
         **base.one_student(
             high_soft=(*HIGH, SOFT),

@@ -5,7 +5,7 @@
 
 `PHOTOS/CLASS/*` are labeled photographs of one set. 50 images of each class are put aside as the
 test, and no run looks at them. A seed draws 300 validation images, and 20 labeled ones of each
-class. `finetuning.py:smoke` shows all of it at work, in tiny trainings whose numbers mean nothing.
+class. `finetuning.py:smoke` shows all of it at work, in tiny trainings; their numbers mean nothing.
 
 Every run is supervised fine-tuning by `configs/supervised/image_folder.py:lite0`, the teacher of
 all methods, with one change.
@@ -15,7 +15,7 @@ This file was written before any of its runs, and fixes what will be reported:
 - Conditions: the recipe; every BatchNorm frozen; learning rates that fall by 0.8 from block to
   block; the classifier alone for 100 steps; no weight decay and ten times as much; 128 pixels; no
   frozen blocks, alone and with falling learning rates.
-- Seeds: 100 to 102, whose validation images no reported result uses.
+- Seeds: 100 to 102. No reported result uses their validation images.
 - What follows: a change that is better than the recipe on all seeds, by at least one point in the
   mean, becomes the recipe's. Otherwise the recipe stays. With three seeds, a test decides little,
   so none is reported as a finding about the method.
@@ -42,7 +42,9 @@ def get_config(name: str = "20") -> ConfigDict:
     """Returns the study; `name`: labeled images of each class, or smoke."""
     smoke = name == "smoke"
     if not smoke and not name.isdecimal():
-        raise ValueError(f"finetuning.py:{name}: it takes a number of images a class, or smoke")
+        raise ValueError(
+            f"finetuning.py has no variant {name}; give a number of images a class, or smoke"
+        )
     flags = (
         f"--config.data.labeled_per_class={2 if smoke else int(name)}",
         f"--config.data.test_per_class={2 if smoke else 50}",
@@ -58,7 +60,7 @@ def get_config(name: str = "20") -> ConfigDict:
         f"Photographs, {2 if smoke else int(name)} labels a class, on validation images.",
         recipe="configs/supervised/image_folder.py:lite0",
         flags=flags,
-        runs=tuple((run, own, "train") for run, own in runs.items()),
+        runs=tuple((run, run_flags, "train") for run, run_flags in runs.items()),
         readings=tuple((run, run, "exported.top1") for run in runs),
         claims=tuple(
             (run, "recipe", f"{run.replace('_', ' ')} is better than the recipe") for run in CHANGES

@@ -4,7 +4,7 @@
 
 The question is that of Xie et al. 2020, Section 5. `apart` takes the student's steps on the
 pseudo-labeled images alone, and then fine-tunes on the labeled images. The fine-tuning has the
-section `finetune_student`; nobody has tuned its values. `apart_longer` is fine-tuned for four times
+section `finetune_student`; its values are not tuned. `apart_longer` is fine-tuned for four times
 as long.
 """
 

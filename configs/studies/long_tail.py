@@ -5,9 +5,9 @@
 
 `PHOTOS/CLASS/*` are labeled photographs of one set. 50 images of each class are the test, the same
 for every seed, so top-1 is the balanced accuracy. The largest class keeps 40 labels, the smallest
-one a tenth of that, and the images that become unlabeled fall in the same proportions
+class a tenth of that. The images that become unlabeled fall in the same proportions
 (`data.long_tail`, docs/data.md). `long_tail.py:20` makes the ratio 20. `long_tail.py:smoke` shows
-all of it at work, in tiny trainings whose numbers mean nothing.
+all of it at work, in tiny trainings; their numbers mean nothing.
 
 Every run is one teacher and one student of `image_folder.py:lite0`; no cross-fitting.
 
@@ -42,7 +42,7 @@ def get_config(name: str = "10") -> ConfigDict:
     """Returns the study; `name`: how many times more labels the largest class has, or smoke."""
     smoke = name == "smoke"
     if not smoke and not name.isdecimal():
-        raise ValueError(f"long_tail.py:{name}: it takes a ratio, such as 10, or smoke")
+        raise ValueError(f"long_tail.py has no variant {name}; give a ratio, such as 10, or smoke")
     flags = (
         f"--config.data.labeled_per_class={4 if smoke else 40}",
         f"--config.data.long_tail={2 if smoke else int(name)}.0",

@@ -158,7 +158,9 @@ NAMES = {
 def get_config(name: str = "all") -> ConfigDict:
     """Returns the study; `name`: all, methods, small, feedback, ablations or weight."""
     if name not in NAMES:
-        raise ValueError(f"meta_pseudo_labels.py:{name}: the names are {', '.join(NAMES)}")
+        raise ValueError(
+            f"meta_pseudo_labels.py has no variant {name}; the variants are {', '.join(NAMES)}"
+        )
     runs = NAMES[name]
     readings = [
         (run, run, "students.-1.top1" if method == "noisy_student" else "models.trained.top1")
@@ -170,7 +172,7 @@ def get_config(name: str = "all") -> ConfigDict:
         f"Meta Pseudo Labels, {name}",
         "A training has 1,000 steps of 50 labeled images and, where it learns from unlabeled"
         " ones, 100 of these, unless its name says otherwise. Supervised learning and Noisy Student"
-        " train by RMSProp, as the latter's recipe does; UDA, Meta Pseudo Labels, and what is"
+        " train by RMSProp, as Noisy Student's recipe does; UDA, Meta Pseudo Labels, and what is"
         " called sgd, by SGD with Nesterov's momentum.",
         recipe=RECIPE,
         shared=("data",),

@@ -15,7 +15,7 @@ from configs.studies import base
 def get_config(name: str = "all") -> ConfigDict:
     """Returns the study; `name`: all or small."""
     if name not in ("all", "small"):
-        raise ValueError(f"noise.py:{name}: the names are all, small")
+        raise ValueError(f"noise.py has no variant {name}; the variants are all, small")
     config = base.study(
         "Noise" if name == "all" else "Noise, with an eighth of the unlabeled images",
         "Augmentation, then dropout and stochastic depth, left out on the student's unlabeled"

@@ -80,7 +80,9 @@ CLAIMS = (
 def get_config(name: str = "20") -> ConfigDict:
     """Returns the study; `name`: labeled images a class, or smoke."""
     if name != "smoke" and not name.isdecimal():
-        raise ValueError(f"photographs.py:{name}: it takes a number of images a class, or smoke")
+        raise ValueError(
+            f"photographs.py has no variant {name}; give a number of images a class, or smoke"
+        )
     config = base.study(
         "Photographs" if name != "smoke" else "Photographs, smoke test",
         f"{2 if name == 'smoke' else name} labeled images a class; the test images are the same "

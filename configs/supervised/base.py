@@ -12,7 +12,7 @@ SHARED = ("batch_size", "label_smoothing", "weight_decay", "ema_decay", "precisi
 
 
 def on_all_labels(config: ConfigDict, *, epochs: float, images: int) -> ConfigDict:
-    """Returns a Meta Pseudo Labels recipe with supervised training in place of the pair's.
+    """Returns a Meta Pseudo Labels recipe with supervised training instead of the pair's.
 
     The network sees every labeled image, with RandAugment as the recipe's strong view has it, and
     no unlabeled one. Optimizer and learning rate are those of the pair's teacher.

@@ -29,7 +29,7 @@ NAMES = (*(f"b{i}" for i in range(8)), "l2", "resnet50")
 def get_config(name: str = "b0") -> ConfigDict:
     """Returns the recipe; `name`: b0 ... b7, l2 or resnet50."""
     if name not in NAMES:
-        raise ValueError(f"imagenet.py:{name}: the names are {', '.join(NAMES)}")
+        raise ValueError(f"imagenet.py has no variant {name}; the variants are {', '.join(NAMES)}")
     if name == "resnet50":
         return base.on_all_labels(imagenet_10pct.get_config(), epochs=90.0, images=1_281_167)
     config = imagenet.get_config(name)

@@ -20,10 +20,10 @@ def counts(chapters: Mapping[str, tuple[Row, ...]]) -> str:
     """Returns how many rows have which verdict, and how many numbers are compared, in words."""
     rows = [row for part in chapters.values() for row in part]
     verdicts = Counter(row.verdict for row in rows)
-    told = {
+    compared = {
         repr((row.commands, numbers)): len(numbers.values)
         for row in rows
         for numbers in row.numbers
     }
     named = ", ".join(f"{verdicts[verdict]} {verdict}" for verdict in VERDICTS)
-    return f"{len(rows)} rows: {named}; {sum(told.values())} numbers compared with the papers'"
+    return f"{len(rows)} rows: {named}; {sum(compared.values())} numbers compared with the papers'"

@@ -47,7 +47,7 @@ def _of_size(name: str) -> tuple[Row, ...]:
     parameters, pixels, _, schedule = SIZES[name]
     network = {"network": name, "parameters": parameters, "image_size": pixels, **schedule}
     ratio = 3 if name == "b7" else 1
-    own = () if name in ("b0", "b7") else (SAME_RATIO,)
+    flags = () if name in ("b0", "b7") else (SAME_RATIO,)
     large = numbers(
         "student_4", "A.4; Section 3.1", unlabeled_ratio=ratio, randaugment_layers=0, **network
     )
@@ -65,7 +65,7 @@ def _of_size(name: str) -> tuple[Row, ...]:
             f"`imagenet.py:{name}`, with this version's ratio of {ratio}",
             DRY_RUN,
             items=(f"Noisy Student ({name.upper()})",),
-            commands=(loop(name, *own),),
+            commands=(loop(name, *flags),),
             numbers=(numbers("student_1", TABLE_9, unlabeled_ratio=ratio, **network),),
         ),
         Row(
@@ -226,7 +226,7 @@ ROWS = (
         why="on the digits",
     ),
     Row(
-        "Beyond the papers: a threshold of each class's own (Zou et al. 2018)",
+        "Beyond the papers: a threshold for each class (Zou et al. 2018)",
         "`noisy_student/selection.py`; `balance.share_per_class`; off by default",
         STAND_IN,
         commands=(study("beyond.py"),),

@@ -356,7 +356,7 @@ RESULTS = (
         "ResNeXt-101 WSL; FixRes ResNeXt-101 WSL; Big Transfer (BiT-L); Noisy Student "
         "(EfficientNet-L2); Noisy Student + FixRes; Vision Transformer (ViT-H); "
         "EfficientNet-L2-NoisyStudent + SAM",
-        "models of other papers, whose numbers the paper cites; Noisy Student's are above",
+        "models of other papers; the paper cites their numbers; Noisy Student's are above",
     ),
     *_large("b6_wide", B6_WIDE),
     *_large("l2", 480e6),

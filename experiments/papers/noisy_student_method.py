@@ -32,7 +32,7 @@ L2_LOOP = (
     numbers("data", "Section 3.1", unlabeled=300_000_000),
     numbers("teacher", "Section 3.1", network="b7", unlabeled_ratio=0, **LARGE, **NOISE),
     numbers("student_1", "Section 3.1; Table 7", unlabeled_ratio=14, **L2),
-    numbers("student_2", "Section 3.1; its ratio is not told", **L2),
+    numbers("student_2", "Section 3.1; its ratio is not stated", **L2),
     numbers("student_3", "Section 3.1", unlabeled_ratio=28, **L2),
     numbers(
         "finetune",
@@ -134,13 +134,13 @@ SETUP = (
     ),
     Row(
         "Section 3.1, the validation images filtered out of the unlabeled ones",
-        "`data/duplicates.py`, `Seen`; `data/repeats.py`, `Unseen`",
+        "`data/duplicates.py`, `KnownImages`; `data/repeats.py`, `HeldOutFilter`",
         RUN,
         commands=(test("data/test_duplicates.py"), test("data/test_repeats.py")),
         ran=("tests/data/test_duplicates.py", "docs/data.md#images-that-come-again"),
     ),
     Row(
-        "Section 3.1, threshold 0.3, 130,000 a class, 130M images of which 81M different ones",
+        "Section 3.1, threshold 0.3, 130,000 a class, 130M images, 81M of them different",
         "`configs/noisy_student/imagenet.py`; a run's counts: `summary.json` of `run_balance.sh`",
         DRY_RUN,
         commands=(loop("l2"),),

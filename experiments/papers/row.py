@@ -17,7 +17,7 @@ VERDICTS = {
     DRY_RUN: (
         "the command's plan has the paper's numbers; the run needs the paper's data and devices"
     ),
-    READY: "command and settings are checked; nobody has run it yet",
+    READY: "command and settings are checked; it was not run yet",
     IMPOSSIBLE: "no command can make it; the row says why",
 }
 """Verdict -> what it means."""
@@ -81,11 +81,11 @@ class Row:
     why: str = ""
 
 
-OF_OTHERS = "models of other authors, whose numbers the paper cites"
+OF_OTHERS = "models of other authors; the paper cites their numbers"
 
 
 def of_others(part: str, names: str, why: str = OF_OTHERS) -> Row:
-    """Returns the row of a table's models that are none of the paper's.
+    """Returns the row of a table's models that are from other papers.
 
     `names` are separated by semicolons.
     """

@@ -77,7 +77,7 @@ def test_a_failed_measurement_is_told_and_tried_again(tmp_path, monkeypatch, cap
     card.main(**arguments)
     assert runs == ["b0:graph"] * 2
     with pytest.raises(
-        InputError, match="--passes: no 'backward'; there are graph, forward, train"
+        InputError, match="--passes: there is no 'backward'; known: graph, forward, train"
     ):
         card.main(**{**arguments, "passes": "backward"})
 

@@ -35,11 +35,11 @@ def test_every_benchmark_takes_its_flags():
 @pytest.mark.parametrize(
     ("names", "flags", "match"),
     [
-        (["nothing"], {}, "no benchmark 'nothing'; there are balance, buckets"),
+        (["nothing"], {}, "there is no benchmark 'nothing'; known: balance, buckets"),
         (
             ["serving", "evaluation"],
             {"records": 5},
-            "--records is for another benchmark than serving, evaluation",
+            "--records has no effect on serving, evaluation",
         ),
     ],
 )

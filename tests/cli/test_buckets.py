@@ -118,7 +118,7 @@ def test_the_bucket_is_right_where_the_cache_differs(server):
 
 
 def test_an_end_at_any_moment_leaves_an_earlier_state(server, monkeypatch):
-    """Whatever a file names has been there before the file, and goes after it."""
+    """Tests that whatever a file names has been there before the file, and goes after it."""
 
     def work(here):
         write(here / "config.json")
@@ -265,8 +265,14 @@ def test_a_store_without_conditional_puts_is_refused(server):
         ({"workdir": "s3://bucket"}, "s3://bucket names no folder of a bucket"),
         ({"workdir": "s3://bucket/../x"}, "names no folder of a bucket"),
         ({"workdir": "w", "labeled": "s3://bucket/*.tar"}, "a pattern cannot be in a bucket"),
-        ({"workdir": RUN, "strategy": "multi_worker"}, "--strategy=multi_worker does not go with"),
-        ({"workdir": RUN, "beam_options": ["--runner=DaskRunner"]}, "--runner does not go with"),
+        (
+            {"workdir": RUN, "strategy": "multi_worker"},
+            "--strategy=multi_worker cannot be combined with",
+        ),
+        (
+            {"workdir": RUN, "beam_options": ["--runner=DaskRunner"]},
+            "--runner cannot be combined with",
+        ),
         ({"workdir": "s3://absent/x"}, "s3://absent: there is no such bucket; create it"),
         ({"workdir": "w", "data": "s3://bucket/no"}, "s3://bucket/no does not exist"),
         ({"workdir": "w", "force": True}, "--force is for a work directory in a bucket"),
@@ -282,7 +288,7 @@ def test_unusable_urls(server, values, message):
 def test_other_commands_say_that_they_take_local_paths(server):
     other = Command("fixres", "no:thing", "", "", (Flag("model", ""),), (), group="tool")
     with (
-        pytest.raises(InputError, match=r"is in a bucket, and ./run_tool.sh fixres takes a local"),
+        pytest.raises(InputError, match=r"is in a bucket, but ./run_tool.sh fixres needs a local"),
         places.staged(other, {"model": RUN}, False),
     ):
         pass

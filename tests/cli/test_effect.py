@@ -167,9 +167,9 @@ def test_a_switch_is_named_without_a_value():
 
 
 def own(teacher: dict, **noise) -> str:
-    """Returns the message about noise.magnitude in a recipe whose teacher has its own noise.
+    """Returns the message about noise.magnitude in a recipe with its own noise for the teacher.
 
-    The student has no noise of its own, or its own noise, too.
+    The student has no noise section, or one, too.
     """
     recipe = make(ALL)
     for name, values in {"teacher": teacher, **noise.pop("others", {})}.items():

@@ -52,9 +52,9 @@ def test_what_fits_is_returned_as_it_is(tmp_path: Path) -> None:
         (b"", "Expecting value"),
         (b'"\xff"', "UnicodeDecodeError"),
         (b"[" * 100_000, "RecursionError"),
-        (b"Infinity", "Infinity is no finite number"),
-        (b"[NaN, 1]", "NaN is no finite number"),
-        (b"1e999", "1e999 is no finite number"),
+        (b"Infinity", "Infinity is not a finite number"),
+        (b"[NaN, 1]", "NaN is not a finite number"),
+        (b"1e999", "1e999 is not a finite number"),
         (b"9" * 5000, "has 5000 digits and is too large"),
         (str(2**64), "has 20 digits and is too large"),
         (b'"x"', r"its value is 'x', not an object"),
@@ -71,7 +71,7 @@ def test_what_fits_is_returned_as_it_is(tmp_path: Path) -> None:
 )
 def test_a_damaged_file_is_one_line(tmp_path: Path, content: Any, why: str) -> None:
     path = write(tmp_path / "a.json", content)
-    with pytest.raises(InputError, match=f"{why}.*; make it, or get it, again$") as error:
+    with pytest.raises(InputError, match=f"{why}.*; create it or fetch it again$") as error:
         json_files.read_json(path, SCHEMA)
     assert (
         str(error.value).startswith(f"{path} is damaged: ")

@@ -1,4 +1,4 @@
-"""Output that the terminal cannot show, and output that nobody reads."""
+"""Output that the terminal cannot show, and output without a reader."""
 
 from __future__ import annotations
 

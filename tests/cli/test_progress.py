@@ -1,4 +1,4 @@
-"""Progress lines where stderr is no terminal, and a bar where it is one."""
+"""Progress lines where stderr is not a terminal, and a bar where it is."""
 
 from __future__ import annotations
 

@@ -43,9 +43,9 @@ def test_a_recipe_has_the_defaults_and_their_types():
 def test_possible_values_pass():
     inner = {"name": "adam", "more": "x"}
     for values in ({}, {"steps": 1, "rate": 0}, {"strides": [2, 2], "ops": ["a"], "inner": inner}):
-        settings.check(values, OUTER)
-        settings.check(ConfigDict(values), OUTER)
-    settings.check(settings.make(OUTER), OUTER)
+        settings.check_settings(values, OUTER)
+        settings.check_settings(ConfigDict(values), OUTER)
+    settings.check_settings(settings.make(OUTER), OUTER)
 
 
 @pytest.mark.parametrize(
@@ -68,15 +68,15 @@ def test_possible_values_pass():
             "config.inner.name is 'adm'; it can be sgd or adam; did you mean 'adam'?",
         ),
         ({"inner": 3}, "config.inner is 3; it must be a section, with name"),
-        ({"rat": 3}, "config.rat: no such setting; did you mean rate?"),
-        ({"xyz": 3}, "config.xyz: no such setting; known: rate, steps, strides, ops, flip, inner"),
+        ({"rat": 3}, "config.rat is not a setting; did you mean rate?"),
+        ({"xyz": 3}, "config.xyz is not a setting; known: rate, steps, strides, ops, flip, inner"),
         # The message names the first of two wrong values.
         ({"inner": {"name": 1}, "rate": 7}, "config.rate is 7; it must be at least 0 and below 1"),
     ],
 )
 def test_impossible_values_are_named_with_what_is_allowed(values, message):
     with pytest.raises(InputError) as error:
-        settings.check(values, OUTER)
+        settings.check_settings(values, OUTER)
     assert str(error.value) == message
 
 
@@ -95,9 +95,9 @@ def test_a_recipe_may_have_more():
     section = Section("Part.", {"rate": OUTER["rate"]}, more={"inner": INNER})
     assert settings.make(section).to_dict() == {"rate": 0.5}
     assert [key for key, _ in section.but(rate=0.25).walk()] == ["rate", "inner.name"]
-    settings.check({"inner": {"name": "adam"}}, section)
+    settings.check_settings({"inner": {"name": "adam"}}, section)
     with pytest.raises(InputError, match=r"config\.inner\.name is 'x'"):
-        settings.check({"inner": {"name": "x"}}, section)
+        settings.check_settings({"inner": {"name": "x"}}, section)
     assert settings.describe(section, "inner.name").startswith("--config.inner.name=sgd")
 
 

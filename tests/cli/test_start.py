@@ -21,7 +21,7 @@ PROGRAM = (
 
 
 def shadow(folder: Path, *names: str) -> Path:
-    """Makes a folder whose modules end whatever imports them."""
+    """Makes a folder of modules that end whatever imports them."""
     folder.mkdir()
     for name in names:
         (folder / f"{name}.py").write_text(

@@ -43,7 +43,7 @@ def test_another_input_in_the_same_place_is_noticed(tmp_path):
 
 
 def test_a_directory_belongs_to_one_process_until_it_is_finished_or_ends(tmp_path):
-    """Two processes in one directory would remove each other's temporary files.
+    """Refuses a second process in a directory: it would remove the other's temporary files.
 
     This could be the same command given twice, or a stage that outlived its killed loop.
     """
@@ -78,7 +78,7 @@ def test_a_directory_belongs_to_one_process_until_it_is_finished_or_ends(tmp_pat
 def test_an_address_is_no_directory(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("gs://bucket/run", Path("gs://bucket/run").resolve()):
-        with pytest.raises(InputError, match="is an address; mount what it names"):
+        with pytest.raises(InputError, match="is an address; mount it"):
             workdir.start(name, {})
     assert not list(tmp_path.iterdir())
 
@@ -121,5 +121,7 @@ def test_an_atomic_file_is_whole_or_absent(tmp_path):
 
 def test_json_that_is_a_named_pipe_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "summary.json")
-    with pytest.raises(InputError, match=r"summary\.json cannot be read \(.*it is no regular file"):
+    with pytest.raises(
+        InputError, match=r"summary\.json cannot be read \(.*it is not a regular file"
+    ):
         json_files.read_json(tmp_path / "summary.json")

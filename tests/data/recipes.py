@@ -13,7 +13,7 @@ from configs.noisy_student import base
 
 
 def config(source: str, seed: int = 0, **data) -> ml_collections.ConfigDict:
-    """Returns the shared recipe's seed and section `data`, with some values of its own."""
+    """Returns the shared recipe's seed and section `data`, with some values changed."""
     recipe = base.get_config()
     result = ml_collections.ConfigDict({"seed": seed, "data": recipe.data.to_dict()})
     with result.data.ignore_type():

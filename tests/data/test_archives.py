@@ -48,7 +48,7 @@ def opened(folders, source: str = "image_folder", **data):
 
 
 def test_a_pool_of_archives_is_read_in_place(folders):
-    long = "d" * 120 + "/" + "e" * 120 + ".jpg"  # a name that needs headers of its own
+    long = "d" * 120 + "/" + "e" * 120 + ".jpg"  # a name that needs its own headers
     tar(
         folders / "pool" / "p-0.tar",
         {"x/0.jpg": encode(pixels(50), "jpg"), "x/0.json": b"{}", long: encode(pixels(51), "jpg")},
@@ -169,7 +169,9 @@ def test_webdataset_with_classes(folders):
         for image in source.splits()[name]:
             assert image.label == int(image.key.removeprefix("labeled.tar/")[:4]) % 3
     tar(folders / "labeled.tar", {**files, "zz.jpg": encode(pixels(99), "jpg")})
-    with pytest.raises(InputError, match=r"zz.jpg has class .no .cls.; a number from 0 is needed"):
+    with pytest.raises(
+        InputError, match=r"zz.jpg has class .no .cls.; a number of at least 0 is needed"
+    ):
         opened(
             folders,
             "tar",
@@ -227,15 +229,17 @@ def test_damaged_archives(folders):
     content = bytearray(path.read_bytes())
     content[2048:] = (
         b"\1" * 3000
-    )  # after two images of a header and a block each; what begins here is no header
+    )  # after two images of a header and a block each; what begins here is not a header
     path.write_bytes(content)
-    with pytest.raises(InputError, match=r"b\.tar is no tar archive or a damaged one"):
+    with pytest.raises(InputError, match=r"b\.tar is damaged or is not a tar archive"):
         opened(folders, unlabeled=f"tar:{folders / 'pool'}")
     source = opened(folders, unlabeled=f"tar:{folders / 'pool'}", on_error="skip")
     assert len(source.splits()["unlabeled"]) == 2 + 2
     assert {entry["file"].split(": ")[0] for entry in source.facts["skipped"]} == {str(path)}
     path.write_bytes(gzip.compress(bytes(content)))
-    with pytest.raises(InputError, match=r"b\.tar is no tar archive .*; unpack it to \.tar first"):
+    with pytest.raises(
+        InputError, match=r"b\.tar is damaged or is not a tar archive .*; unpack it to \.tar first"
+    ):
         opened(folders, unlabeled=f"tar:{folders / 'pool'}")
 
 

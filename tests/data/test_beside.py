@@ -195,7 +195,7 @@ def test_labels_of_other_images_are_refused(both, tmp_path):
     with pytest.raises(
         InputError,
         match=(
-            r"w has labels of other images than are now in .*unlabeled; run run_balance\.sh again"
+            r"w holds labels of other images than .*unlabeled has now; run run_balance\.sh again"
         ),
     ):
         read_manifest(tmp_path / "w")

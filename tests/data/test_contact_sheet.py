@@ -42,6 +42,6 @@ def test_an_unknown_flag_is_refused_as_by_every_command():
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert result.returncode == 2, result.stderr
     assert (
-        result.stderr.startswith("error: --picture: no such flag")
+        result.stderr.startswith("error: --picture is not a flag")
         and result.stderr.count("\n") == 1
     )

@@ -84,7 +84,7 @@ def test_why_not(monkeypatch):
     webp = encoded(RGB, "webp")
     assert "it is WebP and cannot be read" in to_png(webp[:40])
     floats = encoded(PIL.Image.fromarray(np.ones((3, 3), np.float32)), "tiff")
-    assert "numbers of 32 bits" in to_png(floats)
+    assert "its pixels are 32-bit numbers" in to_png(floats)
     monkeypatch.setattr(convert, "MAX_PIXELS", 100)
     assert "13 x 11 pixels" in to_png(webp)
 
@@ -125,7 +125,7 @@ def test_a_folder_with_and_without(tmp_path, caplog):
         plain = open_folder(Request(str(tmp_path), "labeled"))
     assert [file.key for file in plain.files()] == ["cat/b.png", "dog/d.png", "dog/e.bmp"]
     assert (
-        "1 TIFF, 1 WebP, 1 camera raw files are passed over; convert them to JPEG or PNG, or let"
+        "1 TIFF, 1 WebP, 1 camera raw files are skipped; convert them to JPEG or PNG, or let"
         " them be converted with" in caplog.text
     )
     found = open_folder(Request(str(tmp_path), "labeled", convert=True))

@@ -124,7 +124,7 @@ def test_what_cannot_be_used_is_told_row_by_row(folders, caplog):
         [
             (
                 "line 2: labeled/cat/0.png",
-                "has the label dgo, which is no class of --labeled (cat, dog)",
+                "has the label dgo, which is not a class of --labeled (cat, dog)",
             ),
             ("line 3: nowhere.png", "does not exist"),
             ("line 4: unlabeled/0.png", "has no label"),
@@ -154,7 +154,7 @@ def test_changes_of_the_list_are_noticed(folders):
 
 def test_only_files_can_be_corrected(folders):
     labels = written(folders, [("labeled/cat/0.png", "dog")])
-    with pytest.raises(InputError, match="--labels: the digits are no files"):
+    with pytest.raises(InputError, match="the embedded digits are not files"):
         prepare.open_source(config("digits", labels=labels))
     with pytest.raises(InputError, match=r"--labels: .*missing\.csv cannot be read"):
         prepared(folders, str(folders / "missing.csv"))

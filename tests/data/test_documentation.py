@@ -21,7 +21,7 @@ def resolved(command: str):
     arguments = shlex.split(command, comments=True)
     values = app.parse(commands.TABLE["prepare_data"], [RECIPE, *arguments])
     config, _ = values.pop("config"), values.pop("workdir")
-    return prepare.resolve(config, values).data
+    return prepare.with_locations(config, values).data
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -101,6 +101,6 @@ def test_digits_have_folds_too():
 def test_more_folds_than_images_are_refused(folders):
     values = {"labeled": folders["labeled"], "unlabeled": folders["pool"], "folds": 50, "fold": 50}
     with pytest.raises(
-        InputError, match=r"config\.data\.folds is 50; the labeled images are too few"
+        InputError, match=r"config\.data\.folds is 50, more than the labeled images allow"
     ):
         prepare.open_source(config("image_folder", **values))

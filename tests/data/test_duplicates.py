@@ -9,7 +9,7 @@ import PIL.Image
 import pytest
 from sklearn.datasets import load_digits, load_sample_image
 
-from data.duplicates import NEAR, Seen, alike, identical
+from data.duplicates import NEAR, KnownImages, identical, join_look_alikes
 from data.examine import Examined, examine
 from data.likeness import CORRELATION, DIFFERENCE, perceptual_hash, thumbnails_alike
 from tests.data.recipes import encode, pixels
@@ -52,7 +52,7 @@ def test_the_hash_by_hand():
 
 def test_scaled_and_recompressed_images_are_found_and_others_are_not():
     held_out, others = crops(40), crops(80)[40:]
-    seen = Seen([str(i) for i in range(40)], examined(*held_out), near=True)
+    seen = KnownImages([str(i) for i in range(40)], examined(*held_out), near=True)
     changed = []
     for image in held_out:
         smaller = PIL.Image.fromarray(image).resize((100, 90), PIL.Image.Resampling.LANCZOS)
@@ -83,7 +83,7 @@ def test_different_things_on_one_background_are_different():
     assert all(
         min(bits_between(other.hash, one.hash) for one in known) <= NEAR for other in others
     )  # by the hash alone all would go
-    seen = Seen([str(i) for i in range(60)], known, near=True)
+    seen = KnownImages([str(i) for i in range(60)], known, near=True)
     assert seen.find(others) == {}
     copies = [
         examine(saved(PIL.Image.fromarray(image).resize((100, 90)), "jpeg", quality=70))
@@ -96,8 +96,8 @@ def test_different_things_on_one_background_are_different():
 
 def test_images_that_are_read_almost_black_are_not_compared_by_their_looks():
     black, other = examined(np.zeros((80, 80, 3), np.uint8), np.full((80, 80, 3), 1, np.uint8))
-    assert Seen(["k"], [black], near=True).find([other])
-    assert not Seen(["k"], [black], near=True).find([other._replace(remarks=("dim",))])
+    assert KnownImages(["k"], [black], near=True).find([other])
+    assert not KnownImages(["k"], [black], near=True).find([other._replace(remarks=("dim",))])
 
 
 def test_plain_images_are_compared_by_their_means():
@@ -105,11 +105,13 @@ def test_plain_images_are_compared_by_their_means():
     assert seen_bits(gray[0], *gray[1:]) == {0: 0}
     step = np.full((80, 80, 3), 100, np.uint8)
     step[40:] = 104
-    assert seen_bits(gray[0], *examined(step)) == {}  # one that shows something is no plain one
+    assert seen_bits(gray[0], *examined(step)) == {}  # a picture that shows something is not plain
 
 
 def seen_bits(one: Examined, *others: Examined) -> dict[int, str | int]:
-    return {i: entry["bits"] for i, entry in Seen(["k"], [one], near=True).find(others).items()}
+    return {
+        i: entry["bits"] for i, entry in KnownImages(["k"], [one], near=True).find(others).items()
+    }
 
 
 def test_thumbnails_are_compared_as_numpy_does():
@@ -136,7 +138,7 @@ def test_the_search_is_the_brute_force():
             row[bit // 8] ^= 1 << (bit % 8)
     seen = [Examined(64, 64, b"%016d" % i, bytes(row), bytes(256)) for i, row in enumerate(hashes)]
     pool = [Examined(64, 64, b"p%015d" % i, bytes(row), bytes(256)) for i, row in enumerate(near)]
-    found = Seen([str(i) for i in range(300)], seen, near=True).find(pool)
+    found = KnownImages([str(i) for i in range(300)], seen, near=True).find(pool)
     for i, candidate in enumerate(pool):
         distances = [bits_between(candidate.hash, one.hash) for one in seen]
         assert (i in found) == (min(distances) <= NEAR)
@@ -148,10 +150,10 @@ def test_the_search_is_the_brute_force():
 @pytest.mark.parametrize("size, near", [((64, 64), False), ((64, 63), True)])
 def test_only_identical_files_where_looks_do_not_count(size, near):
     image, other = examined(pixels(0, size), pixels(1, size))
-    seen = Seen(["k"], [image], near)
+    seen = KnownImages(["k"], [image], near)
     assert seen.find([other, image]) == {1: {"of": "k", "bits": -1}}
     assert seen.find([image._replace(digest=b"x" * 16, pixels=b"x" * 16)]) == {}
-    assert Seen([], [], near=True).find([image]) == {}
+    assert KnownImages([], [], near=True).find([image]) == {}
 
 
 # Frames of one scene
@@ -182,7 +184,7 @@ def jpeg(image: np.ndarray, quality: int) -> Examined:
 def test_frames_of_a_camera_that_does_not_move_are_different_pictures(photo):
     scene = load_sample_image(photo)[100:300, 200:400].astype(float)
     held_out = [jpeg(frame(scene, number), 92) for number in range(10)]
-    seen = Seen([str(i) for i in range(10)], held_out, near=True)
+    seen = KnownImages([str(i) for i in range(10)], held_out, near=True)
     others = [jpeg(frame(scene, number), 92) for number in range(10, 30)]
     assert all(
         min(bits_between(other.hash, one.hash) for one in held_out) <= NEAR for other in others
@@ -198,7 +200,7 @@ def test_frames_of_a_camera_that_does_not_move_are_different_pictures(photo):
 
 def test_copies_of_photographs_are_found():
     images = crops(12)
-    seen = Seen([str(i) for i in range(12)], examined(*images), near=True)
+    seen = KnownImages([str(i) for i in range(12)], examined(*images), near=True)
     changes = {
         "quality 30": lambda image: image,
         "half": lambda image: np.asarray(PIL.Image.fromarray(image).resize((70, 64))),
@@ -216,7 +218,9 @@ def test_the_same_pixels_in_another_format_are_identical():
     for size in ((12, 10), (80, 90)):
         image = PIL.Image.fromarray(pixels(3, size))
         kinds = [examine(saved(image, kind)) for kind in ("png", "bmp")]
-        assert Seen(["k"], kinds[:1], near=False).find(kinds[1:]) == {0: {"of": "k", "bits": -1}}
+        assert KnownImages(["k"], kinds[:1], near=False).find(kinds[1:]) == {
+            0: {"of": "k", "bits": -1}
+        }
         assert identical(kinds).first.tolist() == [0, 0]
     turned = [examine(encode(np.zeros(shape, np.uint8))) for shape in ((8, 16, 3), (16, 8, 3))]
     assert identical(turned).first.tolist() == [0, 1]
@@ -228,6 +232,6 @@ def test_groups_of_images_that_look_alike():
     known += [jpeg(images[0], 50), jpeg(images[0], 80), jpeg(images[2], 60)]
     groups = identical(known)
     assert groups.first.tolist() == [0, 1, 2, 3, 4, 5, 2, 7, 8, 9]
-    together, pairs = alike(known, groups)
+    together, pairs = join_look_alikes(known, groups)
     assert together.first.tolist() == [0, 1, 2, 3, 4, 5, 2, 0, 0, 2]
     assert len(pairs) == together.repeated() - groups.repeated() == 3

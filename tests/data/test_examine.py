@@ -142,8 +142,8 @@ UNUSABLE = {
         ),
         "its transparent colors stand behind 16,384 bytes of text",
     ),
-    "WebP": (saved(PIL.Image.fromarray(PHOTO), "webp"), "it is no JPEG, PNG, GIF or BMP"),
-    "text": (b"hello, world", "it is no JPEG, PNG, GIF or BMP"),
+    "WebP": (saved(PIL.Image.fromarray(PHOTO), "webp"), "it is not a JPEG, PNG, GIF or BMP"),
+    "text": (b"hello, world", "it is not a JPEG, PNG, GIF or BMP"),
     "GIF bomb in a frame": (
         gif((1, 1), (60000, 60000)),
         "its frames claim to have 3,600,000,000 pixels together",

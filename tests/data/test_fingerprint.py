@@ -76,13 +76,13 @@ CHANGES = {
     ),
     "renamed": (
         lambda root: (root / "unlabeled" / "0.png").rename(root / "unlabeled" / "x.png"),
-        r"--unlabeled: 4 files as then, but other names or sizes",
+        r"--unlabeled: 4 files as before, but with other names or sizes",
     ),
     "replaced": (
         replace,
-        r"--labeled: the files have the names and sizes as then, but other contents",
+        r"--labeled: the files have the same names and sizes as before, but other contents",
     ),
-    "deleted": (lambda root: shutil.rmtree(root / "labeled"), r"--labeled: no folder"),
+    "deleted": (lambda root: shutil.rmtree(root / "labeled"), r"--labeled: there is no folder"),
 }
 
 
@@ -129,7 +129,7 @@ def test_an_archive_that_changes(folders):
     pack()
     with pytest.raises(
         InputError,
-        match="--labeled: the files have the names and sizes as then, but other contents",
+        match="--labeled: the files have the same names and sizes as before, but other contents",
     ):
         start(folders, "tar:labeled.tar")
 

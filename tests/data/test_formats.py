@@ -96,16 +96,16 @@ def test_folders_that_computers_make():
 def test_the_line_about_what_is_passed_over():
     assert (
         formats.passed_over({"WebP": 3, "HEIC": 12})
-        == "12 HEIC, 3 WebP files are passed over; convert them to JPEG or PNG"
+        == "12 HEIC, 3 WebP files are skipped; convert them to JPEG or PNG"
     )
     assert (
-        formats.passed_over({"TIFF": 1}).startswith("1 TIFF file is passed over")
+        formats.passed_over({"TIFF": 1}).startswith("1 TIFF file is skipped")
         and formats.passed_over({}) == ""
     )
 
 
 def test_the_module_needs_pythons_library_alone():
-    """A client without TensorFlow can use the module."""
+    """Tests that a client without TensorFlow can use the module."""
     code = (
         "import runpy, sys; runpy.run_path(sys.argv[1]); sys.exit(any(m in sys.modules for m in"
         " ('tensorflow', 'numpy', 'PIL')))"
@@ -120,14 +120,14 @@ def test_only_regular_files_are_read(tmp_path):
     os.symlink(tmp_path / "pipe", tmp_path / "link_to_pipe")
     assert (read_file(tmp_path / "a"), read_file(tmp_path / "link", 4)) == (b"0123456789", b"0123")
     for name, why in (
-        ("pipe", "no regular file"),
-        ("link_to_pipe", "no regular file"),
+        ("pipe", "not a regular file"),
+        ("link_to_pipe", "not a regular file"),
         (".", "directory"),
         ("gone", "No such file"),
     ):
         with pytest.raises(OSError, match=why):
             read_file(tmp_path / name)
-    with pytest.raises(OSError, match="no regular file"):
+    with pytest.raises(OSError, match="not a regular file"):
         read_file("/dev/zero")
 
 

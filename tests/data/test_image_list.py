@@ -94,7 +94,7 @@ def test_the_forms_say_the_same(folder, tmp_path):
         ("l.csv", "file,label\n", "has no row that can be used"),
         ("l.csv", "", "has no row that can be used"),
         ("l.json", "{}", "a list of objects is needed"),
-        ("l.json", "[1]", "entry 1 is no object"),
+        ("l.json", "[1]", "entry 1 is not an object"),
         ("l.jsonl", '{"file": "a.png", "label": "cat"}\n{', "is damaged"),
         ("missing.csv", None, "cannot be read"),
     ],
@@ -115,7 +115,7 @@ def test_rows_that_can_be_skipped(folder):
     assert [problem["file"] for problem in found.problems] == [f"{folder / 'l.csv'}, line 4"]
     contents = list(found.read(range(2)))
     assert contents[0] == b"a.png" and "No such file" in contents[1]
-    assert found.where(1) == f"{folder / 'missing.png'} (l.csv, line 3)"
+    assert found.describe(1) == f"{folder / 'missing.png'} (l.csv, line 3)"
 
 
 def test_a_change_of_a_label_is_noticed(folder):

@@ -129,14 +129,15 @@ def test_damage_is_an_error(manifest: Manifest, tmp_path: Path, how: str) -> Non
 
 
 def test_records_of_one_size_in_another_order(tmp_path: Path) -> None:
-    """All offsets are right; the fingerprints tell."""
+    """Tests offsets that are right with fingerprints that are not."""
     examples = [protos.make_example(bytes([i]) * 50, f"key/{i}", label=0) for i in range(10, 20)]
     manifest = records.write_split(
         tmp_path, "labeled", examples, 1, 10, kind="labeled", label_names=("a",)
     )
     records.write_shard(manifest.paths[0], examples[::-1])
     with pytest.raises(
-        tf.errors.InvalidArgumentError, match="not the one that the index describes"
+        tf.errors.InvalidArgumentError,
+        match="a record differs from the one that the index describes",
     ):
         taken(pipeline.own_stream(manifest, 0, Share(2, 2, 0)), 5)
 
@@ -149,7 +150,8 @@ def test_a_wrong_index_is_named(manifest: Manifest, tmp_path: Path, how: str) ->
     records.verify_split(manifest)
     with pytest.raises(
         InputError,
-        match=r"labeled-00001-of-00004\.index is damaged, or the index of another file; delete it",
+        match=r"labeled-00001-of-00004\.index is damaged, or is the index of another file\. "
+        "Delete it",
     ):
         records.verify_split(damaged(manifest, tmp_path, how))
 
@@ -160,7 +162,7 @@ def test_a_pattern_for_shards_leaves_their_indexes_out(manifest: Manifest) -> No
 
 
 def test_batches_without_an_index_are_the_same(split: Manifest, tmp_path: Path) -> None:
-    """Each host then reads all and keeps its own."""
+    """Tests that each host then reads all and keeps its own."""
     directory = tmp_path / "bare"
     shutil.copytree(split.directory, directory, ignore=shutil.ignore_patterns(f"*{INDEX_ENDING}"))
     bare = records.read_manifest(directory)

@@ -83,9 +83,9 @@ def test_tasks_without_a_label_are_unchecked(tmp_path):
     [
         (
             annotated("https://example.com/1.jpg", "cat"),
-            r"entry 1: https://example.com/1.jpg is no local file",
+            r"entry 1: https://example.com/1.jpg is not a local file",
         ),
-        (annotated("/data/upload/1/abc.png", "cat"), "is no local file"),
+        (annotated("/data/upload/1/abc.png", "cat"), "is not a local file"),
         (annotated("a.png", "cat", "dog"), r"entry 1: a.png has several labels \(cat, dog\)"),
         ({"data": {}, "annotations": []}, "its data has no image"),
     ],
@@ -116,7 +116,7 @@ def test_tasks_come_back_as_they_went():
         "file": "/photos/ü &?.png",
         "label": "",
         "checked": "",
-    }  # a prediction is no person's label
+    }  # a prediction is not a person's label
     annotation = {"result": task["predictions"][0]["result"], "was_cancelled": False}
     assert label_studio.values({**task, "annotations": [annotation]})["label"] == "cat"
 

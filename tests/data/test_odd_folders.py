@@ -153,7 +153,7 @@ def test_images_of_other_kinds_are_counted_by_kind(labeled, tmp_path, caplog):
             | {"x.png": encode(pixels(2))},
             "unlabeled",
         )
-    line = "2 HEIC, 2 WebP, 1 TIFF, 1 camera raw files are passed over; convert them to JPEG or PNG"
+    line = "2 HEIC, 2 WebP, 1 TIFF, 1 camera raw files are skipped; convert them to JPEG or PNG"
     assert f"--labeled: {line}" in caplog.text and f"--unlabeled: {line}" in caplog.text
 
 
@@ -189,7 +189,7 @@ def test_a_pipe_that_takes_a_files_place_is_not_waited_for(labeled):
     path = labeled / "cat" / "0.png"
     path.unlink()
     os.mkfifo(path)
-    assert next(images.read([0])) == "it cannot be read: it is no regular file"
+    assert next(images.read([0])) == "it cannot be read: it is not a regular file"
 
 
 def test_work_directories_below_a_source_are_passed_over(labeled, caplog):
@@ -210,8 +210,8 @@ def test_work_directories_below_a_source_are_passed_over(labeled, caplog):
             == {f"{c}/{i}.png" for c in ("cat", "dog") for i in (0, 1)}
         )
     assert folder(labeled).ignored == {"(work directory)": 3}
-    assert f"{finished} is the work directory of a run, and is passed over" in caplog.text
-    write_json(labeled / "dog" / "config.json", {"color": "brown"})  # somebody's own
+    assert f"{finished} is the work directory of a run, so it is skipped" in caplog.text
+    write_json(labeled / "dog" / "config.json", {"color": "brown"})  # a folder of the user's
     assert folder(labeled).label_names == ("cat", "dog")
 
 
@@ -248,7 +248,7 @@ SPLIT_ROOTS = {
     ),
     "deeper": (
         ["flowers/train/a", "flowers/test/a"],
-        "has one class only .flowers.; if the classes are test, train",
+        "has only one class .flowers.; if the classes are test, train",
     ),
 }
 

@@ -103,7 +103,7 @@ def test_digits(tmp_path, capsys):
         assert len(manifest.files) == 3
     before = tree(tmp_path / "w")
     prepare.main(config("digits"), str(tmp_path / "w"))
-    assert "done before; 50 labeled" in capsys.readouterr().out
+    assert "was done before: 50 labeled" in capsys.readouterr().out
     assert tree(tmp_path / "w") == before
 
 
@@ -249,7 +249,10 @@ def test_the_same_command_again_needs_no_tensorflow(tmp_path, folders, monkeypat
     said = capsys.readouterr().out.splitlines()
     done = run(tmp_path, "prepare_data", *words, program=("-c", AGAIN))
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.splitlines() == [said[-1].replace(": done;", ": done before;"), "False"]
+    assert done.stdout.splitlines() == [
+        said[-1].replace(" is done: ", " was done before: "),
+        "False",
+    ]
     shutil.copy(Path(folders["labeled"]) / "a" / "1.png", Path(folders["labeled"]) / "a" / "2.png")
     with pytest.raises(InputError, match=r"prepared from other images .*use_as_prepared=True$"):
         app.run(commands.TABLE["prepare_data"], words)
@@ -286,7 +289,7 @@ def test_a_work_directory_with_somebodys_images_is_refused(tmp_path, folders):
     (Path(folders["unlabeled"]) / "x.jpg").write_text("hello")
     before = tree(tmp_path)
     with pytest.raises(
-        InputError, match=r"--workdir: .*/labeled is there and was not made by this stage"
+        InputError, match=r"--workdir: .*/labeled exists and was not made by this stage"
     ):
         prepare.main(config("image_folder"), str(tmp_path / "images"), **folders)
     assert tree(tmp_path) == before
@@ -295,11 +298,11 @@ def test_a_work_directory_with_somebodys_images_is_refused(tmp_path, folders):
 def test_the_test_images_of_a_format_that_has_its_own(tmp_path):
     recipe = config("image_folder")
     assert (
-        prepare.resolve(recipe, {"labeled": f"cifar10:{tmp_path}"}).data.test
+        prepare.with_locations(recipe, {"labeled": f"cifar10:{tmp_path}"}).data.test
         == f"cifar10:{tmp_path}"
     )
     recipe = config("imagenet")
-    assert prepare.resolve(recipe, {"labeled": f"tar:{tmp_path}/own.tar"}).data.test is None
+    assert prepare.with_locations(recipe, {"labeled": f"tar:{tmp_path}/own.tar"}).data.test is None
 
 
 def test_a_path_that_is_not_utf_8(tmp_path):
@@ -321,7 +324,7 @@ def test_a_file_that_vanishes_while_writing(tmp_path, folders, monkeypatch):
         return write_split(directory, name, *arguments, **keywords)
 
     monkeypatch.setattr(records, "write_split", vanish)
-    with pytest.raises(InputError, match=r"3\.png could be read before and now cannot"):
+    with pytest.raises(InputError, match=r"3\.png was readable before and is not now"):
         prepare.main(config("image_folder"), str(tmp_path / "w"), **folders)
     assert not (tmp_path / "w").exists()
 
@@ -365,10 +368,12 @@ def test_commands_that_fail(tmp_path, folders):
     line = failure(
         tmp_path, recipe, f"--labeled={folders['labeled']}", f"--unlabeled={folders['unlabeled']}"
     )
-    assert line.startswith(f"error: {folders['labeled']}/a/x.jpg: it is no JPEG, PNG, GIF or BMP")
+    assert line.startswith(
+        f"error: {folders['labeled']}/a/x.jpg: it is not a JPEG, PNG, GIF or BMP"
+    )
     assert (
         failure(tmp_path, recipe, "--labeled=/nowhere", "--unlabeled=/nowhere")
-        == "error: --labeled: no folder /nowhere"
+        == "error: --labeled: there is no folder /nowhere"
     )
 
 

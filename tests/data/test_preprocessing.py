@@ -1,4 +1,4 @@
-"""From encoded images to pixels: decoding, the legacy resize, crops, order of noise, and seeds."""
+"""Encoded images to pixels: decoding, the legacy resize, crops, order of noise, and seeds."""
 
 from __future__ import annotations
 
@@ -368,7 +368,7 @@ def test_settings_survive_json():
         ({}, "image_size is not set"),
         ({"image_size": None}, "image_size is not set"),
         ({"image_size": 0}, "image_size is 0"),
-        ({"image_size": 8, "stile": "small"}, "stile: no such setting; did you mean style"),
+        ({"image_size": 8, "stile": "small"}, "stile is not a setting; did you mean style"),
         ({"image_size": 8, "style": "tiny"}, "'tiny'; it can be small or imagenet"),
         ({"image_size": 8, "pad": 8}, "pad is 8"),
         ({"image_size": 8, "extra_cutout": -1}, "extra_cutout is -1"),

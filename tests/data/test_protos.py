@@ -1,4 +1,4 @@
-"""The records' features: what is written is what is read, and what is no prediction is refused."""
+"""The records' features: what is written is read back; other records are refused."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ def test_bytes_of_a_record():
 
 
 def test_enough_classes_lose_little():
-    """All but 1 % of the mass is stored.
+    """Stores all but 1 % of the mass.
 
     The reader spreads that 1 % over 990 classes, when it was on one class. That costs 0.01 · ln 990
     = 0.07 nats.
@@ -168,8 +168,8 @@ def test_bad_predictions():
         protos.read_prediction(protos.make_prediction("k", np.full([10], 0.1), 0), 11)
     with pytest.raises(InputError, match="does not fit 5 classes"):
         protos.read_prediction(protos.make_prediction("k", np.eye(10)[7], 3), 5)
-    with pytest.raises(InputError, match="no prediction"):
+    with pytest.raises(InputError, match="not a prediction"):
         protos.read_prediction(protos.make_example(b"x", "k"), 10)
     for broken in (np.array([0.5, np.nan]), np.array([0.5, 0.2]), np.array([1.5, -0.5])):
-        with pytest.raises(ValueError, match="no distribution"):
+        with pytest.raises(ValueError, match="not a distribution"):
             protos.make_prediction("k", broken, 0)

@@ -127,7 +127,7 @@ def test_reference_is_the_release_bit_by_bit(name, image):
 
 
 def test_reference_sharpness_is_the_release_but_for_whole_quotients(image):
-    """If 13 divides the sum, the release's smoothed image may be one level lower.
+    """Tests that if 13 divides the sum, the release's smoothed image may be one level lower.
 
     The blend multiplies that by |1 - factor|.
     """
@@ -199,7 +199,7 @@ def test_monotone_never_erases_the_image():
 
 
 def stubbed(monkeypatch, stub, count, layers, mode="reference", **options):
-    """Runs ``stub(name index, image, arguments…)`` in place of the operations.
+    """Runs ``stub(name index, image, arguments…)`` instead of the operations.
 
     The seeds are 0 … count − 1.
     """
@@ -260,7 +260,7 @@ def test_operations_of_meta_pseudo_labels_are_applied_with_one_probability_an_im
 
 
 def test_tables_draw_the_same_but_for_what_is_left_out():
-    """The table with a probability changes nothing else of the drawing.
+    """Tests that the table with a probability changes nothing else of the drawing.
 
     That holds if every operation is applied.
     """

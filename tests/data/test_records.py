@@ -122,16 +122,16 @@ def changed(value, *path, to):
 @pytest.mark.parametrize(
     ("path", "to", "message"),
     [
-        (("files", 0, "name"), "../s-00000-of-00003", "is no name of a file in the directory"),
-        (("files", 0, "name"), "/etc/passwd", "'/etc/passwd' is no name of a file"),
-        (("files", 0, "name"), "..", "is no name of a file"),
+        (("files", 0, "name"), "../s-00000-of-00003", "is not the name of a file in the directory"),
+        (("files", 0, "name"), "/etc/passwd", "'/etc/passwd' is not the name of a file"),
+        (("files", 0, "name"), "..", "is not the name of a file"),
         (("files", 0, "name"), 7, r"files\[0\]\.name is 7, not a text"),
         (("files", 0, "name"), "s-00001-of-00003", "s-00001-of-00003 is listed 2 times"),
         (("files", 0, "records"), -3, "has -3 records"),
         (("files", 0, "records"), 3.0, r"files\[0\]\.records is 3\.0, not a whole number"),
         (("files", 0, "records"), True, "records is True"),
         (("files", 0, "records"), "3", "records is '3'"),
-        (("files", 0, "records"), float("inf"), "Infinity is no finite number"),
+        (("files", 0, "records"), float("inf"), "Infinity is not a finite number"),
         (("files", 0, "records"), 10**30, "1000.* has 31 digits and is too large"),
         (("files", 0, "sha256"), "ab", "has the SHA-256 'ab'"),
         (("files", 0, "sha256"), ..., r"it has no files\[0\]\.sha256"),
@@ -155,7 +155,8 @@ def test_a_manifest_that_nobody_of_ours_has_written(split, path, to, message):
     with pytest.raises(
         InputError,
         match=(
-            rf"^[^\n]*manifest\.json is damaged: [^\n]*{message}[^\n]*; make it, or get it, again$"
+            rf"^[^\n]*manifest\.json is damaged: [^\n]*{message}[^\n]*; "
+            r"create it or fetch it again$"
         ),
     ):
         records.read_manifest(split.directory)
@@ -189,7 +190,7 @@ def test_every_cut_in_the_last_record_is_noticed(split):
 def test_a_cut_between_records_is_noticed_by_the_count(split):
     path = split.directory / split.files[0]
     path.write_bytes(path.read_bytes()[: -len(examples(3)[2]) - 16])
-    with pytest.raises(InputError, match=r"2 records, where its manifest.json says 3"):
+    with pytest.raises(InputError, match=r"2 records, but its manifest.json says 3"):
         list(records.read_shard(path, num_records=3))
     with pytest.raises(InputError, match="2 records"):
         records.verify_split(split)

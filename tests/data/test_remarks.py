@@ -49,7 +49,7 @@ def test_a_few_odd_images_are_counted_and_told(folders, caplog):
         "--unlabeled": {"dim": 1, "plain": 1, "transparent": 1},
     }
     for line in (
-        "transparent.png); they are composed over white",
+        "transparent.png); training and the exported model compose them over white",
         "night.png); check the files",
         "12_bits.png); scale their values",
     ):
@@ -75,8 +75,8 @@ def test_images_of_other_kinds_under_a_wrong_name_are_counted(folders, caplog):
     with pytest.raises(
         InputError,
         match=(
-            r"0.png: it is no JPEG.* it is WebP.*\(among the next 1,000 images: 2 WebP, 1 BMP with"
-            r" a table"
+            r"0.png: it is not a JPEG.* it is WebP.*\(among the next 1,000 images: 2 WebP, 1 BMP"
+            r" with a table"
         ),
     ) as caught:
         opened(folders)
@@ -90,7 +90,7 @@ def test_images_of_other_kinds_under_a_wrong_name_are_counted(folders, caplog):
     with caplog.at_level("WARNING", "absl"):
         assert len(prepare.open_source(recipe).facts["skipped"]) == 4
     assert (
-        "--unlabeled: 3 WebP, 1 BMP with a table of colors files are passed over; convert them to"
+        "--unlabeled: 3 WebP, 1 BMP with a table of colors files are skipped; convert them to"
         " JPEG or PNG" in caplog.text
     )
 
@@ -107,7 +107,7 @@ def test_icons_in_the_alpha_channel_are_images(folders):
 ODD = {
     "white shapes over white": (
         lambda i: icon(i, 255),
-        "are plain: .* are transparent, and are composed over white",
+        "are plain: .* are transparent and are composed over white",
     ),
     "black": (
         lambda i: np.zeros((12, 10), np.uint8),

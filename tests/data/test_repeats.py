@@ -90,7 +90,8 @@ def test_a_class_of_one_picture_cannot_be_divided(folders):
     for i in range(1, 8):
         shutil.copy(folders / "labeled" / "cat" / "0.png", folders / "labeled" / "cat" / f"{i}.png")
     with pytest.raises(
-        InputError, match="the images of class cat repeat each other, and so none can be spared"
+        InputError,
+        match="the images of class cat repeat each other, so none can be held out for testing",
     ):
         opened(folders)
 
@@ -229,12 +230,14 @@ def test_too_many_look_alikes_stop_the_stage():
             return {i: {"of": str(i % 2), "bits": 3} for i in range(len(images))}
 
     class Files:
-        def where(self, index):
+        def describe(self, index):
             return f"{index}.png"
 
     left_out: list = []
     assert (
-        repeats.Unseen(Found(), "unlabeled", 1000, left_out).places(Files(), range(50), [None] * 50)
+        repeats.HeldOutFilter(Found(), "unlabeled", 1000, left_out).places(
+            Files(), range(50), [None] * 50
+        )
         == []
     )
     assert len(left_out) == 50
@@ -245,8 +248,12 @@ def test_too_many_look_alikes_stop_the_stage():
             r" .*near_duplicates=False"
         ),
     ):
-        repeats.Unseen(Found(), "unlabeled", 1000, []).places(Files(), range(51), [None] * 51)
-    many = repeats.Unseen(Found(), "unlabeled", 100, [])  # the share is 5 images, and 20 are few
+        repeats.HeldOutFilter(Found(), "unlabeled", 1000, []).places(
+            Files(), range(51), [None] * 51
+        )
+    many = repeats.HeldOutFilter(
+        Found(), "unlabeled", 100, []
+    )  # the share is 5 images, and 20 are few
     many.places(Files(), range(20), [None] * 20)
     with pytest.raises(InputError):
         many.places(Files(), range(1), [None])

@@ -114,7 +114,7 @@ def test_out_of_domain_crops():
         ({"test_size": 1790}, "test_size asks for 179 images of digit"),
         ({"validation_size": 1400}, "validation_size asks for"),
         ({"test_size": 0}, "test_size is 0"),
-        ({"labeled": "/somewhere"}, "--labeled goes with"),
+        ({"labeled": "/somewhere"}, "--labeled needs your own images"),
     ],
 )
 def test_digits_errors(data, message):
@@ -254,7 +254,7 @@ def test_other_files_are_ignored_and_counted(folders, caplog):
         "(outside the class folders)": 1,
         "(hidden)": 2,
     }
-    assert "--labeled: files that are no images by name or place, and ignored: 6" in caplog.text
+    assert "--labeled: ignored files that are not images by name or place: 6" in caplog.text
 
 
 def test_unicode_names(folders):
@@ -302,10 +302,10 @@ def test_held_out_images_leave_an_overlapping_pool(folders):
 
 
 def broken_files(folders) -> list[tuple[str, str]]:
-    """Makes three files that are no images; returns (path, why)."""
+    """Makes three files that are not images; returns (path, why)."""
     whole = (folders / "unlabeled" / "0.jpg").read_bytes()
     contents = {
-        "labeled/cat/text.jpg": (b"not an image", "it is no JPEG, PNG, GIF or BMP"),
+        "labeled/cat/text.jpg": (b"not an image", "it is not a JPEG, PNG, GIF or BMP"),
         "labeled/dog/cut.jpg": (whole[: len(whole) * 2 // 3], "the image is damaged or cut off"),
         "unlabeled/empty.png": (b"", "the file is empty"),
     }
@@ -378,16 +378,19 @@ BAD = {
     "no --unlabeled": (lambda f: {"unlabeled": None}, "--unlabeled is missing"),
     "missing folder": (
         lambda f: {"labeled": str(f / "nowhere")},
-        "--labeled: no folder .*/nowhere",
+        "--labeled: there is no folder .*/nowhere",
     ),
     "missing pool": (
         lambda f: {"unlabeled": str(f / "nowhere")},
-        "--unlabeled: no folder .*/nowhere",
+        "--unlabeled: there is no folder .*/nowhere",
     ),
-    "missing test": (lambda f: {"test": str(f / "nowhere")}, "--test: no folder .*/nowhere"),
+    "missing test": (
+        lambda f: {"test": str(f / "nowhere")},
+        "--test: there is no folder .*/nowhere",
+    ),
     "a file": (lambda f: {"labeled": str(f / "unlabeled" / "0.jpg")}, "0.jpg is a file"),
     "no classes": (lambda f: {"labeled": str(f / "unlabeled")}, "no class folders"),
-    "one class": (lambda f: remove(f / "labeled" / "dog"), r"one class only \(cat\)"),
+    "one class": (lambda f: remove(f / "labeled" / "dog"), r"only one class \(cat\)"),
     "empty class": (
         lambda f: (f / "labeled" / "ant").mkdir(),
         "the class folder .*/ant holds no images",
@@ -405,20 +408,23 @@ BAD = {
     ),
     "single image": (
         lambda f: keep_one(f / "labeled" / "cat"),
-        "cat has one usable image, none to spare for testing",
+        "cat has one usable image, so none can be held out for testing",
     ),
     "unknown test class": (
         lambda f: save(f / "test" / "cow" / "a.png") or {"test": str(f / "test")},
-        "class cow, that --labeled lacks",
+        "class cow, which --labeled lacks",
     ),
     "empty test": (
         lambda f: (f / "test" / "cat").mkdir(parents=True) or {"test": str(f / "test")},
         "--test: .* holds no images",
     ),
-    "test is labeled": (lambda f: {"test": str(f / "labeled")}, "is what --labeled is"),
+    "test is labeled": (
+        lambda f: {"test": str(f / "labeled")},
+        "names the same images as --labeled",
+    ),
     "much validation": (
         lambda f: {"validation_size": 11},
-        "validation_size is 11; 10 labeled images can be spared",
+        "validation_size is 11, but only 10 labeled images can be held out",
     ),
     "fraction": (lambda f: {"test_fraction": 1.0}, "test_fraction is 1.0"),
     "per class": (

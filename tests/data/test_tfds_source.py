@@ -140,7 +140,7 @@ def first_records(path, count):
     "location, message",
     [
         ("cifar10", "names no split; write tfds:NAME/SPLIT"),
-        ("no_such_set/train", "is no data set of tensorflow-datasets"),
+        ("no_such_set/train", "is not a dataset of tensorflow-datasets"),
         ("coco/train", "has no feature `label`"),
         ("imdb_reviews/train", "has no feature `image`"),
     ],

@@ -98,7 +98,7 @@ def test_imagenets_shards_are_read_as_they_are(folder):
         assert source.label_names[image.label] == synset
         assert image.encoded == encode(pixels(int(number)), "jpg")
     for image in splits["unlabeled"]:
-        name, number = image.key.split("/")  # nothing else tells them apart
+        name, number = image.key.split("/")  # nothing else distinguishes them
         assert image.encoded == encode(pixels(40 + 5 * int(name[6:11]) + int(number)))
 
 
@@ -129,7 +129,7 @@ def test_a_pattern_and_labels_that_begin_elsewhere(folder):
             2**40,
             r"train-00002-of-00003: record 1 .* has label 1099511627776, the first class being 1",
         ),
-        ("validation", 4, "has class n00000004, that --labeled lacks"),
+        ("validation", 4, "has class n00000004, which --labeled lacks"),
         (
             "validation",
             5,
@@ -172,7 +172,7 @@ def test_incomplete_shards_of_imagenet(folder):
         opened(folder)
     (shards / "aside").rename(shards / "train-00000-of-00003")
     with pytest.raises(
-        InputError, match="has train shards of several sets, of 2 and 3; keep those of one"
+        InputError, match="has train shards of several sets, of 2 and 3; keep those of one set"
     ):
         opened(folder)
 
@@ -347,16 +347,16 @@ def test_a_record_without_an_image_and_one_that_is_none(folder):
     skipped = {entry["file"].rsplit(": ")[1][:8]: entry["why"] for entry in source.facts["skipped"]}
     assert (
         skipped["record 1"] == "has no image/encoded"
-        and skipped["record 2"] == "is no tf.train.Example"
+        and skipped["record 2"] == "is not a tf.train.Example"
     )
-    assert skipped["record 3"].startswith("it is no JPEG")
+    assert skipped["record 3"].startswith("it is not a JPEG")
 
 
 @pytest.mark.parametrize(
     "data, message",
     [
         ({"unlabeled": "tfrecord:/nowhere"}, "--unlabeled: /nowhere has no TFRecord files"),
-        ({"labeled": "/nowhere"}, "--labeled: /nowhere is no folder"),
+        ({"labeled": "/nowhere"}, "--labeled: /nowhere is not a folder"),
     ],
 )
 def test_missing_files(folder, data, message):
@@ -405,7 +405,7 @@ def test_pseudo_labeled_images_that_are_held_out(folder, capsys):
     where = f"{folder}/pseudo/train-svhn-00000-of-00001: record 1 (counting from 0)"
     assert listed == [{"file": where, "of": "n00000002_31.JPEG", "bits": -1}]
     assert (
-        "; left out as images held out for testing: 1 (listed in summary.json)"
+        "; left out because they are held out for testing: 1 (listed in summary.json)"
         in capsys.readouterr().out
     )
 
@@ -414,7 +414,8 @@ def test_only_pseudo_labeled_images_that_are_held_out(folder):
     with pytest.raises(
         InputError,
         match=(
-            r"pseudo has no usable image; 1 were left out as held-out images .*; name other images"
+            r"pseudo has no usable image; 1 were left out because held-out images repeat them .*; "
+            "name other images"
         ),
     ):
         run(folder, [pseudo(0, [0.7, 0.2, 0.1], image__encoded=encode(pixels(31), "jpg"))])
@@ -424,7 +425,7 @@ def test_pseudo_labeled_locations_are_of_records_whatever_the_source(folder, mon
     monkeypatch.chdir(folder)
     for given in ("tfrecord:pseudo", "pseudo"):
         for source in ("tfds", "image_folder", "tfrecord"):
-            assert prepare.resolve(
+            assert prepare.with_locations(
                 config(source), {"pseudo_labeled": given}
             ).data.pseudo_labeled == str(folder / "pseudo")
 
@@ -471,10 +472,10 @@ UNUSABLE = [
     (lambda: pseudo(0, [0.1, float("inf"), 0.2]), "has a probability of inf"),
     (
         lambda: pseudo(0, [0.1, 0.8, 0.1], image__encoded=b"no image"),
-        "it is no JPEG, PNG, GIF or BMP",
+        "it is not a JPEG, PNG, GIF or BMP",
     ),
     (lambda: example(probabilities=[0.1, 0.8, 0.1]), "has no image/encoded"),
-    (lambda: b"\xff\xff", "is no tf.train.Example"),
+    (lambda: b"\xff\xff", "is not a tf.train.Example"),
 ]
 
 
@@ -496,7 +497,7 @@ def test_a_pseudo_labeled_shard_that_changes_while_writing(folder):
     assert len(list(tfrecords.pseudo_labeled(images, [0, 1]))) == 2
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(
-        InputError, match=r"train: record 1 .counting from 0. could be read before and now cannot"
+        InputError, match=r"train: record 1 .counting from 0. was readable before and is not now"
     ):
         list(tfrecords.pseudo_labeled(images, [0, 1]))
 

@@ -103,7 +103,9 @@ def test_runs(tmp_path, capsys):
     ]
     (tmp_path / "seed_1" / "student_10" / "summary.json").unlink()
     assert list(compare.with_models(runs, ["teacher", "student_10"])) == ["seed_0", "other"]
-    assert capsys.readouterr().out == f"{tmp_path}/seed_1 is left out: no finished student_10\n"
+    assert (
+        capsys.readouterr().out == f"{tmp_path}/seed_1 is left out: it has no finished student_10\n"
+    )
     with pytest.raises(InputError, match="none of the runs has all of teacher, student_3"):
         compare.with_models(runs, ["teacher", "student_3"])
     with pytest.raises(InputError, match="no directory with data"):

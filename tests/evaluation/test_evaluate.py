@@ -210,7 +210,7 @@ def test_again_says_done_and_writes_nothing(quick, inputs, tmp_path, capsys):
 
 
 def test_goes_on_after_a_kill(quick, inputs, tmp_path, monkeypatch):
-    """The second model's pass is interrupted.
+    """Interrupts the second model's pass.
 
     The same command then evaluates that model only, and the answer is the same.
     """
@@ -347,7 +347,7 @@ def test_attacks_need_a_model_of_as_many_classes(quick, inputs):
     examples = dataclasses.replace(from_records(manifest, "clean"), num_classes=11)
     model, spec = load_linear(inputs[1])
     folder = Folder(inputs[0].parent / "m", inputs[0].parent / "progress.jsonl")
-    with pytest.raises(InputError, match=r"teacher tells 10 classes apart, .* has 11"):
+    with pytest.raises(InputError, match=r"teacher has 10 classes, but .* has 11"):
         suites.run(
             Classifier("teacher", spec.preprocessing, model),
             ["adversarial"],

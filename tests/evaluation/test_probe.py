@@ -53,9 +53,9 @@ def test_few_images_leave_nothing_to_cross_validate():
 
 
 def published():
-    """Returns a network whose pooled features are the pixels.
+    """Returns a network with the pixels as its pooled features.
 
-    It tells three other classes apart.
+    It has three other classes.
     """
     layers = [tf.keras.Input((8, 8, 3)), tf.keras.layers.Flatten(), tf.keras.layers.Dense(3)]
     return tf.keras.Sequential(layers)
@@ -131,7 +131,10 @@ def test_only_where_it_is_asked_for(inputs, tmp_path, monkeypatch, capsys):
     assert "probe" not in off["models"] and "probe" not in off
     monkeypatch.setattr(probe, "MOST_IMAGES", 99)
     assert "probe" not in run(tmp_path / "many", data, teacher, init="some_weights")["models"]
-    assert "no probe: 100 labeled images are more than 99" in capsys.readouterr().out.splitlines()
+    assert (
+        "the probe is left out: 100 labeled images are more than 99"
+        in capsys.readouterr().out.splitlines()
+    )
 
 
 def test_every_suite_can_be_run_on_it(inputs, tmp_path):

@@ -58,7 +58,7 @@ def test_the_photographs_that_are_named_are_counted(
 
 
 def test_unusable_arguments(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="--name and --check belong together"):
+    with pytest.raises(InputError, match="--name and --check must be given together"):
         published.main("efficientnet-lite0", None)
     with pytest.raises(
         InputError, match=r"^--name=efficientnet: no published weights have that name"

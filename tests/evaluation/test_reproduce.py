@@ -84,7 +84,7 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def server(archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """Serves the archive on this machine in place of the release; the cache is empty."""
+    """Serves the archive on this machine instead of the release; the cache is empty."""
     monkeypatch.setenv("no_proxy", "*")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
 
@@ -151,7 +151,7 @@ def test_the_authors_file_of_real() -> None:
 
 
 def test_numbers_and_their_intervals() -> None:
-    """mCE and mFR have the relative interval of the mean that they are scaled from."""
+    """Tests that mCE and mFR have the relative interval of the mean that they are scaled from."""
     row = {
         "examples": 50_000,
         "top1": 0.884,
@@ -207,7 +207,7 @@ def test_every_released_checkpoint_has_its_numbers_and_a_command(
         (("--imagenet=DIR",), "--name is missing"),
         (("--name=noisy_studnt",), "did you mean noisy_student"),
         (("--name=noisy_student:b0",), "--imagenet and --workdir are missing"),
-        (("--name=efficientnet-lite0",), "its numbers are not in the papers"),
+        (("--name=efficientnet-lite0",), "the papers do not state its numbers"),
         (("--name=noisy_student",), "noisy_student has no weights of model.name="),
     ],
 )

@@ -15,7 +15,7 @@ from evaluation.robustness import (
     CORRUPTIONS,
 )
 
-# AlexNet's mean error on each corruption has a column of its own in the published table. The
+# AlexNet's mean error on each corruption has its own column in the published table. The
 # severities beside it must come to that mean.
 AVERAGES = (0.886428, 0.894468, 0.922640, 0.819880, 0.826268, 0.785948, 0.798360, 0.866816)
 AVERAGES += (0.826572, 0.819324, 0.564592, 0.853204, 0.646056, 0.717840, 0.606500)
@@ -144,7 +144,7 @@ def test_flips_are_divided_and_averaged_only_where_they_can_be(tmp_path, difficu
 
 
 def test_top1_under_perturbations_is_the_mean_over_all_frames(tmp_path):
-    """Table 5: a set with longer sequences weighs more, and the extra sets don't count."""
+    """Tests Table 5: a set with longer sequences weighs more, and the extra sets don't count."""
     (tmp_path / "p").mkdir()
     for name, answers in (
         ("tilt", [[0, 0, 1]]),

@@ -61,7 +61,7 @@ class Network(tf.Module):
 def expected_answers(encoded_images, style):
     preprocessing = predict.Preprocessing(image_size=SIDE, style=style)
     pixels = tf.stack([predict.eval_image(encoded, preprocessing) for encoded in encoded_images])
-    network = Network()  # a name of its own: a traced method holds its object weakly
+    network = Network()  # its own name: a traced method holds its object weakly
     return network.serve(pixels)["logits"].numpy()
 
 
@@ -311,7 +311,7 @@ def test_layouts_that_are_not_whole(released, tmp_path):
     with pytest.raises(InputError, match="lacks severity 2"):
         imagenet.imagenet_c(tmp_path / "c")
     save(tmp_path / "a" / WNIDS[0] / "x.png", image(0))
-    with pytest.raises(InputError, match="none of ImageNet-A's"):
+    with pytest.raises(InputError, match="is not one of ImageNet-A's"):
         imagenet.imagenet_a(tmp_path / "a")
     save(tmp_path / "b" / "cats" / "x.png", image(0))
     with pytest.raises(InputError, match="WordNet"):

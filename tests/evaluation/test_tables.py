@@ -28,7 +28,7 @@ def test_labeled_images_that_were_left_out_are_told(tmp_path, count, line):
     }
     notes = tables.notes(summary)
     assert notes[1:] == (
-        [] if line is None else [f"{line} of training, being or looking like test images"]
+        [] if line is None else [f"{line} of training, because test images are equal or look alike"]
     )
 
 

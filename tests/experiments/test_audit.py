@@ -16,7 +16,7 @@ PAGE = Path(__file__).resolve().parents[2] / "docs" / "paper_map.md"
 LOOP = "./run_noisy_student.sh --config=configs/noisy_student/imagenet.py:b0 --workdir=W"
 
 # Counted in the papers, not in the tables here: rows of a table, times columns where each cell is a
-# run of its own. For figures: the models or panels drawn.
+# separate run. For figures: the models or panels drawn.
 ITEMS = {
     "noisy_student": {
         "Table 1": 2,
@@ -41,7 +41,7 @@ ROWS = {
 
 @pytest.mark.parametrize("paper", ROWS)
 def test_every_command_is_one_and_has_the_paper_s_numbers(paper: str) -> None:
-    wrong = {row.part: found for row in ROWS[paper] if (found := audit.check(row))}
+    wrong = {row.part: found for row in ROWS[paper] if (found := audit.check_row(row))}
     assert not wrong
 
 
@@ -107,12 +107,15 @@ GOOD = Row(
             {"commands": (LOOP, f"{LOOP} --config.student.batch_size=512")},
             r"student_1\.batch_size is 512; Section 3\.1: 2048",  # of the second command
         ),
-        ({"commands": (LOOP.replace("b0", "b9"),)}, r"imagenet\.py:b9: the names are"),
+        (
+            {"commands": (LOOP.replace("b0", "b9"),)},
+            r"imagenet\.py has no variant b9; the variants are",
+        ),
         (
             {"commands": (LOOP.replace("imagenet.py", "image_net.py"),)},
             r"no file configs/noisy_student/image_net\.py",
         ),
-        ({"commands": (f"{LOOP} --steps=5",)}, r"--steps: no such flag"),
+        ({"commands": (f"{LOOP} --steps=5",)}, r"--steps is not a flag"),
         ({"commands": (f"{LOOP} --config.balance.treshold=0.5",)}, r"no key 'balance\.treshold'"),
         ({"commands": (f"{LOOP} --config.balance.threshold=2",)}, r"balance\.threshold is 2\.0"),
         (
@@ -127,13 +130,13 @@ GOOD = Row(
         ({"commands": (), "numbers": ()}, r"it has no command"),
         ({"numbers": ()}, r"compared with nothing"),
         ({"verdict": IMPOSSIBLE}, r"does not say why"),
-        ({"verdict": RUN, "ran": ()}, r"does not say where"),
-        ({"verdict": "done"}, r"'done' is none of run, "),
+        ({"verdict": RUN, "ran": ()}, r"does not name the place of its results"),
+        ({"verdict": "done"}, r"'done' is not one of run, "),
     ],
 )
 def test_the_audit_finds(change: dict[str, object], error: str) -> None:
-    assert audit.check(GOOD) == []
-    found = audit.check(dataclasses.replace(GOOD, **change))
+    assert audit.check_row(GOOD) == []
+    found = audit.check_row(dataclasses.replace(GOOD, **change))
     assert found and re.search(error, found[0]), found
 
 

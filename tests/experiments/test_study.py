@@ -37,7 +37,7 @@ def config(name: str = "labels.py", *overrides: str):
 @pytest.mark.parametrize("name", STUDIES)
 def test_every_study_s_flags_are_the_recipe_s(name):
     loaded = config(name)
-    study.check(loaded)
+    study.check_config(loaded)
     for _, flags, *_ in loaded.runs:
         recipes.from_flags(f"--config={loaded.recipe}", *loaded.flags, *flags)
     for run in loaded.runs:  # and no flag is without effect
@@ -155,7 +155,7 @@ def test_a_study_runs_links_compares_and_ends(tmp_path, scripts, capsys):
 
 @pytest.mark.parametrize("name", [*STUDIES, "noise.py:small"])
 def test_every_study_ends_with_a_verdict_on_each_claim(name, tmp_path, monkeypatch, capsys):
-    """The recipe's script is a stand-in, whose students have a top-1 of 0.9 or more.
+    """The recipe's script is a stand-in; its students have a top-1 of 0.9 or more.
 
     The later a run comes in the study, the higher is its top-1.
     """
@@ -266,7 +266,7 @@ def test_photographs_are_given_by_flag_and_done_piece_by_piece(tmp_path, photogr
             "no run udda; the runs are data, noisy_student",
         ),
         (PHOTOGRAPHS, {"labeled": "p", "only": "uda:7"}, "no run uda:7; .* the seeds 0 to 4"),
-        ("labels.py", {"labeled": "p"}, "--labeled: this study has images of its own"),
+        ("labels.py", {"labeled": "p"}, "--labeled: this study has its own images"),
     ],
 )
 def test_photographs_and_runs_that_a_study_does_not_take(tmp_path, name, flags, message):
@@ -342,7 +342,7 @@ def measured(monkeypatch):
 
 
 def test_a_dry_run_counts_what_is_not_linked(tmp_path, capsys, measured):
-    """800 steps of 50 images for the teacher, 500 of 50 + 200 for each student."""
+    """Counts 800 steps of 50 images for the teacher, 500 of 50 + 200 for each student."""
     study.main(config("joint.py"), str(tmp_path / "s"), 1, dry_run=True)
     said = capsys.readouterr().out
     rows = {
@@ -409,7 +409,7 @@ def test_an_interrupted_study_goes_on(tmp_path, scripts, monkeypatch):
 
 
 def test_a_run_of_several_stages(tmp_path, monkeypatch):
-    """Each stage is called once with the recipe's flags and its own.
+    """Tests that each stage is called once with the recipe's flags and its own.
 
     A run is read from its last stage. A run that failed goes on with the stage that it was at.
     """
@@ -482,7 +482,7 @@ def test_a_stage_may_read_another_run_s_directory(tmp_path):
 
 
 def test_the_interval_is_student_s(tmp_path):
-    """Against a table's value: t of 0.975 at 4 degrees of freedom is 2.776."""
+    """Compares with a table's value: t of 0.975 at 4 degrees of freedom is 2.776."""
     differences = np.array([1.0, 2.0, 3.0, 4.0, 5.0])
     found = study.compare(90 + differences, np.full(5, 90.0))
     assert found["difference"] == pytest.approx(3.0)
@@ -510,7 +510,7 @@ def test_all_the_same_difference_is_no_division_by_zero():
             {"readings": (("soft", "nothing", "teacher.top1"),), "claims": ()},
             "read from run 'nothing'",
         ),
-        ({"runs": (("soft", (), "nothing"),)}, "of method 'nothing'"),
+        ({"runs": (("soft", (), "nothing"),)}, "has the method 'nothing'"),
     ],
 )
 def test_a_study_that_cannot_be_run(change, message):
@@ -519,4 +519,4 @@ def test_a_study_that_cannot_be_run(change, message):
         for key, value in change.items():
             broken[key] = value
     with pytest.raises(InputError, match=message):
-        study.check(broken)
+        study.check_config(broken)

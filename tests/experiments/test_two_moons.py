@@ -10,7 +10,7 @@ import tensorflow as tf
 from cli import app, commands, recipes
 from cli.errors import InputError
 from configs.experiments import two_moons as recipe
-from experiments import two_moons
+from experiments import toy_training, two_moons
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +54,7 @@ def test_a_seed_is_not_changed_by_the_others(moons, settings):
     keep = tf.constant([True, False, True])[:, None, None]
     changed.x = tf.where(keep, moons.x, -moons.x)
     changed.labeled = (tf.where(keep, moons.labeled[0], -moons.labeled[0]), moons.labeled[1])
-    results = [two_moons.step(*networks(3), tf.constant(5), m, method) for m in (moons, changed)]
+    results = [toy_training.step(*networks(3), tf.constant(5), m, method) for m in (moons, changed)]
     for before, one, other in zip(
         [v for n in networks(3) for v in n], *[[v for n in r for v in n] for r in results]
     ):
@@ -71,14 +71,14 @@ def test_the_soft_feedback_is_the_gradient_through_the_students_step(moons):
     x_u, (x_l, y_l) = tf.gather(moons.x, rows, batch_dims=1), moons.labeled
     with tf.GradientTape() as outer:
         outer.watch(teacher)
-        q = tf.nn.softmax(two_moons.logits(teacher, x_u))
+        q = tf.nn.softmax(moons.logits(teacher, x_u))
         with tf.GradientTape() as inner:
             inner.watch(student)
-            loss = two_moons.cross_entropy(q, two_moons.logits(student, x_u))
-        moved = two_moons.descend(student, inner.gradient(loss, student), 1.0)
-        loss = two_moons.cross_entropy(y_l, two_moons.logits(moved, x_l))
-    expected = two_moons.descend(teacher, outer.gradient(loss, teacher), 1.0)
-    actual, _ = two_moons.step(teacher, student, tf.constant(5), moons, method)
+            loss = toy_training.cross_entropy(q, moons.logits(student, x_u))
+        moved = toy_training.descend(student, inner.gradient(loss, student), 1.0)
+        loss = toy_training.cross_entropy(y_l, moons.logits(moved, x_l))
+    expected = toy_training.descend(teacher, outer.gradient(loss, teacher), 1.0)
+    actual, _ = toy_training.step(teacher, student, tf.constant(5), moons, method)
     for a, b, start in zip(actual, expected, teacher):
         np.testing.assert_allclose(a - start, b - start, rtol=1e-3, atol=1e-7)
 
@@ -93,17 +93,17 @@ def test_the_scalar_feedback_of_each_seed(moons, estimator):
     teacher, student = networks(3)
     rows = tf.random.stateless_uniform([3, method.batch_size], [5, 0], 0, 2000, tf.int32)
     x_u, (x_l, y_l) = tf.gather(moons.x, rows, batch_dims=1), moons.labeled
-    z_u = two_moons.logits(teacher, x_u)
+    z_u = moons.logits(teacher, x_u)
     uniform = tf.random.stateless_uniform(tf.shape(z_u), [5, 1])
     pseudo = tf.one_hot(tf.argmax(z_u - tf.math.log(-tf.math.log(uniform)), -1), 2)
-    actual, _ = two_moons.step(teacher, student, tf.constant(5), moons, method)
+    actual, _ = toy_training.step(teacher, student, tf.constant(5), moons, method)
     for s in range(3):
         own, pupil = [v[s : s + 1] for v in teacher], [v[s : s + 1] for v in student]
 
         def gradient(network, x, y, s=s):
             with tf.GradientTape() as tape:
                 tape.watch(network)
-                z = two_moons.logits(network, x[s : s + 1])[0]
+                z = moons.logits(network, x[s : s + 1])[0]
                 loss = tf.reduce_mean(tf.nn.softmax_cross_entropy_with_logits(y[s], z))
             return tape.gradient(loss, network)
 
@@ -127,7 +127,7 @@ def test_a_schedule_ends_at_zero(moons):
     teacher, student = networks(3)
     moves = []
     for number in (0, 50, 100):
-        changed, _ = two_moons.step(teacher, student, tf.constant(number), moons, method)
+        changed, _ = toy_training.step(teacher, student, tf.constant(number), moons, method)
         moves.append(np.concatenate([np.ravel(a - b) for a, b in zip(changed, teacher)]))
     assert np.linalg.norm(moves[2]) == pytest.approx(0.0, abs=1e-6)
     np.testing.assert_allclose(
@@ -138,7 +138,7 @@ def test_a_schedule_ends_at_zero(moons):
 def test_a_fixed_teacher_stays_and_its_student_follows(moons):
     method = recipe.method(supervised=0.0, pseudo_labels="argmax")
     teacher, student = networks(3)
-    same, moved = two_moons.step(teacher, student, tf.constant(0), moons, method)
+    same, moved = toy_training.step(teacher, student, tf.constant(0), moons, method)
     for a, b in zip(same, teacher):
         np.testing.assert_array_equal(a, b)
     assert any((a.numpy() != b.numpy()).any() for a, b in zip(moved, student))
@@ -175,7 +175,7 @@ def test_the_command(tmp_path, capsys):
 
 
 def test_two_methods_on_the_same_seeds():
-    """McNemar's exact p of 5 against 1, by hand: 2 (C(6, 0) + C(6, 1)) / 2^6."""
+    """Computes McNemar's exact p of 5 against 1 by hand: 2 (C(6, 0) + C(6, 1)) / 2^6."""
     rows = {
         "a": {"accuracy": [1.0] * 5 + [0.5, 1.0, 0.5]},
         "b": {"accuracy": [0.5] * 5 + [1.0, 0.99, 0.5]},
@@ -220,7 +220,7 @@ def test_the_recipes_are_whole(name):
         ),
         (
             "methods.meta_pseudo_labels_with_uda.pseudo_labels=drawn",
-            "pseudo_labels: no 'drawn'; known: sampled, argmax, soft",
+            "pseudo_labels: there is no 'drawn'; known: sampled, argmax, soft",
         ),
         (
             "methods.all_labels.result=both",

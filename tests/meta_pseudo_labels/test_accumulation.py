@@ -103,15 +103,15 @@ def test_the_same_compiled():
 
 @pytest.mark.parametrize("feedback", ["soft", "cosine", "finite_difference"])
 def test_batch_norm_of_equal_parts_changes_nothing_but_the_moving_statistics(feedback):
-    """Each part is normalized by itself, which is as the whole batch where all parts are alike."""
-    labels = "soft" if feedback == "soft" else "argmax"  # draws would tell the copies apart
+    """Each part is normalized by itself, which equals the whole batch where all parts are equal."""
+    labels = "soft" if feedback == "soft" else "argmax"  # draws would make the copies differ
     options = {"batch_norm": True, "pseudo_labels": labels}
     whole, parts = (trained(pair(feedback, n, **options), eager=True, copies=2) for n in (1, 2))
     assert_alike(whole, parts, trainable=True)
 
 
 def test_moving_statistics_move_with_each_part_once():
-    """The documented difference, in both networks.
+    """Tests the documented difference, in both networks.
 
     The teacher's first pass and the student's labeled passes leave the statistics alone.
     """

@@ -1,4 +1,4 @@
-"""The feedback of a student whose layers have learning rates of their own, by enumeration."""
+"""The feedback of a student with a learning rate for each layer, by enumeration."""
 
 import numpy as np
 import pytest

@@ -198,7 +198,7 @@ def test_first_order_estimators_are_refused_without_a_factor():
                 with pytest.raises(
                     ValueError,
                     match=(
-                        f"{estimator}.*; {name}'s is not. Take feedback 'finite_difference' or"
+                        f"{estimator}.*a step of {name} is not. Use feedback 'finite_difference' or"
                         " 'cosine'"
                     ),
                 ):
@@ -267,7 +267,7 @@ def test_first_order_estimators_know_of_clipping(monkeypatch, estimator, least):
 
 
 def test_clipping_taken_for_a_constant_can_mislead(monkeypatch):
-    """The documented error, on the batch of another seed.
+    """Tests the documented error, on the batch of another seed.
 
     There, clipping leaves less of the gradient for some labels than for others.
     """
@@ -322,7 +322,7 @@ def test_cosine_and_the_batch_factor_in_the_step(monkeypatch):
 
 
 def test_soft_pseudo_labels_in_the_step():
-    """Exact for a large student step.
+    """Tests that the gradient is exact for a large student step.
 
     The reference is a derivative through the whole of it by TensorFlow's nested tapes.
     """
@@ -409,7 +409,7 @@ def test_moving_statistics_are_updated_once_in_each_network(estimator):
 
 
 def test_a_student_that_stands_still_gives_no_feedback():
-    """Old and new are measured alike: same noise, same statistics.
+    """Tests that old and new are measured the same way: same noise, same statistics.
 
     So their difference is 0 and not the noise of two measurements.
     """
@@ -482,7 +482,7 @@ def test_uda_counts_confident_examples_and_stops_the_weak_gradient():
 
 
 def test_weight_decay_of_the_student_is_no_part_of_the_feedback():
-    """The gradient of ½λ‖θ‖² is added to the move only.
+    """Tests that the gradient of ½λ‖θ‖² is added to the move only.
 
     gamma and beta stay undecayed; h of the first order is the same.
     """
@@ -616,8 +616,8 @@ def frozen():
         (lambda: (dense(), dense(1)), "has one output"),
         (lambda: (dense(3), dense(5)), "have 3 and 5 classes"),
         (lambda: (frozen(), dense()), "the teacher has nothing to train"),
-        (lambda: (dense(), dense(kernel_regularizer="l2")), "has losses of its own"),
-        (lambda: (dense(activity_regularizer="l2"), dense()), "has losses of its own"),
+        (lambda: (dense(), dense(kernel_regularizer="l2")), "has its own losses"),
+        (lambda: (dense(activity_regularizer="l2"), dense()), "has its own losses"),
     ],
 )
 def test_networks_that_cannot_be_trained_are_refused(networks, message):
@@ -650,7 +650,7 @@ def test_data_of_another_form_are_refused():
 
 
 def test_images_of_two_types_are_not_cut_to_bytes():
-    """Labeled images are bytes, and augmentation has made the views float.
+    """Covers labeled images in bytes, and views that augmentation has made float.
 
     The step is that of all as float.
     """

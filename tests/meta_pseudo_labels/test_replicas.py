@@ -39,7 +39,7 @@ OVERFLOWS = 2.0**17  # a loss scale at which float16 overflows in the first of t
 
 
 def test_two_replicas_have_the_same_feedback_and_the_same_step():
-    """Runs in a process of its own: TensorFlow splits the CPU only before its first use."""
+    """Runs in its own process: TensorFlow splits the CPU only before its first use."""
     root = Path(__file__).resolve().parents[2]
     environment = {**os.environ, "PYTHONPATH": str(root)}
     result = subprocess.run(
@@ -157,7 +157,7 @@ def replicas() -> None:
                 one.compile(scaled(student()), *([] if name == "uda" else [teacher()]))
                 one.build_optimizers()
             before = flat(v.numpy() for v in one.trainable_variables)
-            feedbacks = {}  # by thread: each replica is traced in one of its own
+            feedbacks = {}  # by thread: each replica is traced in its own thread
 
             estimator = getattr(one, "estimator", None)
 

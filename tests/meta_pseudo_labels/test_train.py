@@ -70,7 +70,7 @@ def uninterrupted(data, tmp_path_factory):
 
 
 def test_sigkill_and_the_same_command_again_end_bit_identical(data, uninterrupted, tmp_path):
-    """Two networks, two optimizers, the average, the baseline.
+    """Covers two networks, two optimizers, the average and the baseline.
 
     The losses of every later step tell if one is missing.
     """
@@ -93,7 +93,7 @@ def test_sigkill_and_the_same_command_again_end_bit_identical(data, uninterrupte
 
 
 def test_two_replicas_follow_one(data, uninterrupted, tmp_path):
-    """The same global batch, synchronized BatchNorm, all noise and all draws.
+    """Covers the same global batch, synchronized BatchNorm, all noise and all draws.
 
     They belong to the example, not to the replica.
     """
@@ -166,7 +166,8 @@ def test_a_finished_run_says_so(data, uninterrupted, capsys):
         ("feedback=taylor", "feedback is 'taylor'; it can be "),
         (
             "student.optimizer.name=adam",
-            "'per_example' needs .*; adam's is not. Take feedback 'finite_difference' or 'cosine'",
+            "'per_example' needs .*a step of adam is not. Use feedback 'finite_difference' or"
+            " 'cosine'",
         ),
         ("uda.temperature=0.0", r"uda\.temperature is 0\.0"),
         ("calibrator.hidden=-1", r"calibrator\.hidden is -1; it must be at least 1"),

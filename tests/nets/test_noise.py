@@ -34,7 +34,7 @@ def kept(
     step: int = 2,
     rows: tf.Tensor | None = None,
 ) -> np.ndarray:
-    """Which of num_rows examples of 3 features the layer keeps: bool (b, 3)."""
+    """Tells which of num_rows examples of 3 features the layer keeps: bool (b, 3)."""
     rows = tf.range(num_rows) if rows is None else tf.constant(rows)
     with model_noise(seed, step, rows, num_rows):
         return layer(tf.ones([len(rows), 3]), training=True).numpy() > 0
@@ -303,7 +303,7 @@ print("same")
 
 
 def test_two_replicas_draw_the_noise_of_one() -> None:
-    """Runs in a process of its own: logical devices must be set before TensorFlow starts."""
+    """Runs in its own process: logical devices must be set before TensorFlow starts."""
     root = str(Path(__file__).resolve().parents[2])
     done = subprocess.run(
         [sys.executable, "-c", TWO_REPLICAS],

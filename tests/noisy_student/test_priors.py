@@ -30,7 +30,10 @@ def test_named_shares_and_weights():
         ("ant:nan,bee:1,cat:1", "a weight above 0"),
         ("ant:1,ant:2", "names the class ant twice"),
         ("ant:1,bee:1", "has no weight for the class cat"),
-        ("ant:1,bee:1,cat:1,dog:1", "names dog, which is no class; the classes are ant, bee, cat"),
+        (
+            "ant:1,bee:1,cat:1,dog:1",
+            "names dog, which is not a class; the classes are ant, bee, cat",
+        ),
         ("labeled", "class cat has no labeled image; give weights"),
     ],
 )

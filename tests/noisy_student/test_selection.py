@@ -82,7 +82,7 @@ def test_equals_sorting(
 
 @pytest.mark.parametrize("target", [None, 20, 333, 5000])
 def test_a_limit_before_the_target_equals_sorting(target: int | None) -> None:
-    """Each class has a limit of its own, as if the other images were not there."""
+    """Each class has its own limit, as if the other images were not there."""
     corpus = _corpus(seed=8)
     counts = _counts(corpus)
     most = np.ceil(counts * np.array([0.1, 0.5, 1.0, 0.01, 0.3, 0.2, 1.0])).astype(np.int64)
@@ -139,7 +139,7 @@ def test_no_target_keeps_all_once() -> None:
 
 
 def test_extreme_values() -> None:
-    """Confidence 1 and the least float above 0; the smallest and the largest hash."""
+    """Covers confidence 1 and the least float above 0, and the smallest and the largest hash."""
     corpus: dict[str, np.ndarray] = {
         "classes": np.zeros(4, np.int32),
         "confidence": np.array([1, 1, 1, np.finfo(np.float32).tiny], np.float32),

@@ -13,6 +13,7 @@ import pytest
 import tensorflow as tf
 
 from cli.json_files import write_json
+from data import protos, records
 from data.preprocessing import Preprocessing, eval_image
 from serving import export
 from tests import networks
@@ -144,6 +145,23 @@ def small(tmp_path_factory):
 @pytest.fixture(scope="session")
 def imagenet(tmp_path_factory):
     return _export(tmp_path_factory.mktemp("imagenet"), "imagenet")
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory):
+    """Makes a finished data directory: labeled pictures and others to test on."""
+    folder = tmp_path_factory.mktemp("data")
+    for name, format in (("labeled", "PNG"), ("test", "JPEG")):
+        images = _encoded_images(format, (20, 24), n=21)
+        examples = [
+            protos.make_example(image, f"{name}{i}", i % len(NAMES))
+            for i, image in enumerate(images)
+        ]
+        records.write_split(
+            folder / name, name, examples, 2, len(images), label_names=NAMES, kind="labeled"
+        )
+    write_json(folder / "summary.json", {})
+    return folder
 
 
 @pytest.fixture(params=["small", "imagenet"])

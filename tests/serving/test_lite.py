@@ -16,23 +16,6 @@ from serving import lite
 from .conftest import NAMES
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory, encoded_images):
-    """A finished data directory: labeled pictures and others to test on."""
-    folder = tmp_path_factory.mktemp("data")
-    for name, format in (("labeled", "PNG"), ("test", "JPEG")):
-        images = encoded_images(format, (20, 24), n=21)
-        examples = [
-            protos.make_example(image, f"{name}{i}", i % len(NAMES))
-            for i, image in enumerate(images)
-        ]
-        records.write_split(
-            folder / name, name, examples, 2, len(images), label_names=NAMES, kind="labeled"
-        )
-    write_json(folder / "summary.json", {})
-    return folder
-
-
 def test_files_and_table(imagenet, data, tmp_path, capfd):
     lite.main(str(tmp_path / "w"), str(imagenet.directory), str(data), calibration=10)
     out, err = capfd.readouterr()

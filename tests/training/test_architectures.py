@@ -110,9 +110,7 @@ def test_parameters_of_fixed_blocks_are_not_trained() -> None:
         fixres.freeze_blocks(network, count)
         counted = dry_run.count_parameters(model, 4, frozen_blocks=count)
         assert counted == dry_run.parameters_of(network) and counted.trained < counted.all
-        assert (
-            str(counted) == f"{counted.all:,} parameters, of which {counted.trained:,} are trained"
-        )
+        assert str(counted) == f"{counted.all:,} parameters ({counted.trained:,} trained)"
     shallow, deep = (dry_run.activations(model, 32, 4, 4, False, count) for count in (1, 5))
     assert shallow and deep and deep < shallow < dry_run.activations(model, 32, 4, 4, False)
 
@@ -120,8 +118,8 @@ def test_parameters_of_fixed_blocks_are_not_trained() -> None:
 def test_advice_for_small_images() -> None:
     assert (
         models.warning({"name": "b0", "strides": None}, 64)
-        == "note: b0 halves the 64 pixels five times, and little is left; set model.strides, as"
-        " image_folder.py:small does"
+        == "note: b0 halves images of 64 pixels five times, so few pixels are left; set "
+        "model.strides to keep more, as image_folder.py:small does"
     )
     assert models.warning({"name": "b0"}, 65) is None
     for architecture in (
@@ -159,7 +157,7 @@ def test_a_function_of_the_user_gets_what_it_takes(function: str) -> None:
         ),
         ("own_nets:missing", "own_nets has no function missing"),
         ("own_nets:value", "own_nets has no function value"),
-        ("own_nets:no_classes", "takes no num_classes; it must"),
+        ("own_nets:no_classes", r"takes no num_classes\. It must"),
         ("own nets:f", "no architecture 'own nets:f'; known: b0, .* or package.module:function"),
     ],
 )
@@ -185,7 +183,7 @@ def test_a_reference_that_cannot_be_used(name: str, message: str) -> None:
         ),
         ("half", r"gives float16 \(None, 4\); it must give float32"),
         ("softmax", "own_nets:softmax: the network ends in probabilities"),
-        ("penalized", "has losses of its own"),
+        ("penalized", "has its own losses"),
     ],
 )
 def test_a_network_that_breaks_the_contract(function: str, message: str) -> None:

@@ -99,7 +99,7 @@ def test_another_stack_does_not_continue(tmp_path, monkeypatch, stored):
     with pytest.raises(
         InputError,
         match=(
-            f"ckpt-4 was written with {stored or stack.CLASSIC}, and this is"
+            f"ckpt-4 was written with {stored or stack.CLASSIC}, but this is"
             f" {stack.current()}.*--workdir"
         ),
     ):

@@ -17,7 +17,7 @@ STEPS, B, K = 3, 4, 3
 
 
 def network(seed):
-    """A small network without noise: XLA draws other numbers than TensorFlow's kernels."""
+    """Returns a small network without noise: XLA draws other numbers than TensorFlow's kernels."""
     layers, initializer = tf.keras.layers, tf.keras.initializers.HeNormal(seed=seed)
     inputs = tf.keras.Input([4, 4, 3])
     x = layers.ReLU()(
@@ -140,7 +140,7 @@ def test_a_compiled_step_is_for_one_device(tmp_path, monkeypatch):
     }
     inputs = run.Inputs(tmp_path, None)
     with pytest.raises(
-        InputError, match=r"jit_compile=True is for one device here, and there are 2 replicas"
+        InputError, match=r"jit_compile=True works on one device only, but there are 2 replicas"
     ):
         run.train(
             tmp_path,

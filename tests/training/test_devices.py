@@ -42,7 +42,7 @@ PLUMBING = {
 
 
 def network(seed: int, synchronized: bool, noise: bool) -> tf.keras.Model:
-    """Everything that the EfficientNets are made of: (4, 4, 3) -> K logits."""
+    """Returns a network of all parts of the EfficientNets: (4, 4, 3) -> K logits."""
     layers, initializer = (
         tf.keras.layers,
         lambda i: tf.keras.initializers.HeNormal(seed=10 * seed + i),
@@ -88,7 +88,7 @@ def trainer(
 def batch(method: str, part: slice = slice(None)):
     """Returns a global batch or a part of it.
 
-    Rows are cut alike from all streams, so `part` is in 1/REPLICAS of them.
+    Rows are cut equally from all streams, so `part` is in 1/REPLICAS of them.
     """
     rng = np.random.default_rng(0)
     x, first, second = (

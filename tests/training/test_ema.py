@@ -42,7 +42,7 @@ def test_covers_batch_norm_statistics_and_swaps_back_exactly():
 
 
 def test_what_is_read_of_three_replicas_is_what_each_holds(tmp_path):
-    """Runs in a process of its own: TensorFlow splits the CPU only before its first use."""
+    """Runs in its own process: TensorFlow splits the CPU only before its first use."""
     program = """
 import sys
 import numpy as np, tensorflow as tf

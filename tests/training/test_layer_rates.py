@@ -74,7 +74,7 @@ def test_every_optimizer_moves_as_with_a_learning_rate_for_each_variable(name):
         settings.decoupled_weight_decay = 0.1
     factors = (0.25, 1.0, 0.5)
     start = [np.random.default_rng(i).normal(size=(3, 2)).astype("float32") for i in range(3)]
-    # All gradients are alike, so that one clipping norm would not tell them apart; none is set.
+    # All gradients are equal, so one clipping norm would hide a difference; none is set.
     gradients = [
         [
             np.random.default_rng(10 * step + i).normal(size=(3, 2)).astype("float32")

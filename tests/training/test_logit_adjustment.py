@@ -43,7 +43,7 @@ def test_the_loss_is_the_paper_s(tau):
 
 
 def test_its_optimum_answers_as_if_all_classes_were_equally_frequent():
-    """The expected loss is least where the softmax is ∝ q / π (τ = 1).
+    """Tests that the expected loss is least where the softmax is ∝ q / π (τ = 1).
 
     The images have p(class | image) = q.
     """
@@ -115,7 +115,7 @@ def test_meta_pseudo_labels_adjusts_the_teacher_s_loss_and_the_one_that_the_feed
 
 
 def inputs(directory, **per_class):
-    """Returns inputs of a training whose data have so many labeled images of each class."""
+    """Returns inputs of a training with the given number of labeled images of each class."""
     directory.mkdir()
     write_json(directory / "summary.json", {"splits": {"labeled": {"per_class": per_class}}})
     names = tuple(sorted(per_class))

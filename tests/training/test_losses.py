@@ -40,7 +40,7 @@ def test_labels_are_class_ids_or_distributions():
         ):
             losses.one_hot(labels, 3)
     for labels in ([3, 0], [-1, 0]):
-        with pytest.raises(tf.errors.InvalidArgumentError, match="no class id from 0 to 2"):
+        with pytest.raises(tf.errors.InvalidArgumentError, match="is not a class id from 0 to 2"):
             tf.function(losses.one_hot)(tf.constant(labels), 3)
 
 

@@ -74,7 +74,7 @@ def test_damaged_weights_are_refused(saved, tmp_path):
         model_dir.load(tmp_path)
     (tmp_path / "model.weights.h5").unlink()
     os.mkfifo(tmp_path / "model.weights.h5")
-    with pytest.raises(InputError, match=r"model\.weights\.h5 is missing, or no regular file"):
+    with pytest.raises(InputError, match=r"model\.weights\.h5 is missing or is not a regular file"):
         model_dir.load(tmp_path)
 
 

@@ -186,7 +186,7 @@ def test_unknown_optimizer_is_the_users_error():
 
 
 class Halved(tf.keras.optimizers.SGD):
-    """A subclass of Keras's SGD whose step is another one."""
+    """A subclass of Keras's SGD with another step."""
 
     def update_step(self, gradient, variable):
         super().update_step(gradient / 2, variable)

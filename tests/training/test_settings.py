@@ -1,4 +1,4 @@
-"""What the settings of a training may be."""
+"""Allowed values of the settings of a training."""
 
 from __future__ import annotations
 
@@ -42,20 +42,22 @@ from noisy_student.settings import TRAIN
             r"model\.strides is \(1, 0\); it must be whole numbers, e",
         ),
         ({"preprocessing": {"pad": -1}}, r"preprocessing\.pad is -1; it must be at least 0"),
-        ({"learning_rate": 0.1}, "learning_rate: no such setting"),
+        ({"learning_rate": 0.1}, "learning_rate is not a setting"),
     ],
 )
 def test_values_that_no_training_could_use(overrides, message):
     with pytest.raises(InputError, match=f"^config.student.{message}"):
-        settings.check(overrides, TRAIN, "config.student")
+        settings.check_settings(overrides, TRAIN, "config.student")
 
 
 def test_values_that_a_training_can_use():
-    settings.check(settings.make(TRAIN), TRAIN)
+    settings.check_settings(settings.make(TRAIN), TRAIN)
     network = {
         "name": "wrn_28_2",
         "variant": "release",
         "dropout": None,
     }  # `variant` is a builder's own argument
     own = {"image_size": None, "mean": [1, 2, 3], "randaugment_layers": 0}
-    settings.check({"model": network, "preprocessing": own, "epochs": 0.5, "batch_size": 1}, TRAIN)
+    settings.check_settings(
+        {"model": network, "preprocessing": own, "epochs": 0.5, "batch_size": 1}, TRAIN
+    )

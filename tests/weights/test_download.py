@@ -127,7 +127,10 @@ def test_another_file_than_expected_is_refused_and_not_kept(
 ) -> None:
     with pytest.raises(
         InputError,
-        match=rf"not the expected file; it is not kept.*\({algorithm} [0-9a-f]+, not 0000\)",
+        match=(
+            "does not hold the expected file, so the download is deleted.*"
+            rf"\({algorithm} [0-9a-f]+, not 0000\)"
+        ),
     ):
         download.fetch(server.url, tmp_path / "w", f"{algorithm}:0000")
     assert not any(path.name.startswith("w") for path in tmp_path.iterdir())
@@ -153,7 +156,7 @@ def test_without_a_network_the_message_says_what_to_fetch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("no_proxy", "*")
-    with socket.socket() as free:  # nobody listens there
+    with socket.socket() as free:  # no server listens there
         free.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{free.getsockname()[1]}/w.h5"
         with pytest.raises(InputError) as caught:

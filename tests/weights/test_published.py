@@ -193,7 +193,7 @@ def test_a_file_goes_into_the_recipes_network(tmp_path: Path) -> None:
     assert initial.keeps_head(tuple("01234")) and not initial.keeps_head(tuple("abcde"))
     with pytest.raises(InputError, match=rf"--init={path}: .*does not fit lite1"):
         pretrained.find(str(path), {"name": "lite1"})
-    with pytest.raises(InputError, match=r"resnet50 is no EfficientNet"):
+    with pytest.raises(InputError, match=r"resnet50 is not an EfficientNet"):
         pretrained.find(str(path), {"name": "resnet50"})
 
 
@@ -209,7 +209,7 @@ def test_a_file_without_a_classifier(tmp_path: Path) -> None:
 
 
 def test_lite_weights_have_the_authors_own_normalization() -> None:
-    """ImageNet's mean and deviation cost Lite0 six points of top-1 on photographs."""
+    """Tests Lite0's normalization: ImageNet's costs it six points of top-1 on photographs."""
     rows = [row for row in published.TABLE if row.network.startswith("lite")]
     assert len(rows) == 3
     assert {import_weights.NORMALIZATIONS[row.preprocessing] for row in rows} == {
@@ -220,7 +220,7 @@ def test_lite_weights_have_the_authors_own_normalization() -> None:
 @installed
 def test_the_package_of_lite0_is_the_published_network() -> None:
     opened = weight_files.open_weights(published.locate(LITE0), average=True)
-    weight_files.check(
+    weight_files.check_shapes(
         opened, names.weights(1.0, 1.0, 1000, lite=True), "lite0", with_classifier=True
     )
     assert opened.normalization is None

@@ -24,7 +24,7 @@ def file(tmp_path: Path, content: bytes) -> Path:
 
 
 def test_views_of_storages(tmp_path: Path) -> None:
-    """Some tensors of the published files are not contiguous."""
+    """Covers tensors that are not contiguous, as in the published files."""
     views = {
         "whole": legacy.tensor("0", "FloatStorage", 12, 0, (3, 4), (4, 1)),
         "turned": legacy.tensor("0", "FloatStorage", 12, 0, (4, 3), (1, 4)),
@@ -42,7 +42,7 @@ def test_views_of_storages(tmp_path: Path) -> None:
     assert values.keys() == expected.keys()
     for name, value in expected.items():
         np.testing.assert_array_equal(values[name], value)
-        assert values[name].base is None  # an array of its own, which outlives the file
+        assert values[name].base is None  # its own array, which outlives the file
 
 
 class Harm:
@@ -141,7 +141,7 @@ def test_damaged_and_foreign_files_are_refused(
 ) -> None:
     path = file(tmp_path, content)
     with pytest.raises(
-        InputError, match=rf"--source: .*w\.pth is no readable PyTorch file \(.*({message})"
+        InputError, match=rf"--source: .*w\.pth is not a readable PyTorch file \(.*({message})"
     ):
         weight_files.open_weights(path, average=True)
 

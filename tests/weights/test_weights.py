@@ -229,7 +229,7 @@ def test_tf1_directory_and_lars_names(release: dict[str, np.ndarray], tmp_path: 
 
 
 def test_tf1_averages_only_and_raw_only(release: dict[str, np.ndarray], tmp_path: Path) -> None:
-    """The release's L2 files hold nothing but moving averages."""
+    """Covers the release's L2 files, which hold only moving averages."""
     averages = write_checkpoint(tmp_path / "l2.ckpt", release, raw=False, slots=False)
     np.testing.assert_array_equal(
         imported(averages)["predictions/bias"], release["head/dense/bias"]
@@ -325,7 +325,7 @@ def test_timm_file(tmp_path: Path) -> None:
 def test_plain_timm_variants_are_refused(tmp_path: Path) -> None:
     state = random_values({row.timm: row.timm_shape for row in table()})
     with pytest.raises(
-        InputError, match=r"timm's efficientnet_b0, whose padding and epsilon differ"
+        InputError, match=r"timm's efficientnet_b0, which has another padding and epsilon"
     ):
         imported(write_timm(tmp_path / "efficientnet_b0.safetensors", state))
     write_timm(tmp_path / "model.safetensors", state)
@@ -349,7 +349,7 @@ def test_plain_timm_variants_are_refused(tmp_path: Path) -> None:
 def test_what_a_timm_file_is_named_after(tmp_path: Path) -> None:
     """Tests that the file's name goes before its directory's.
 
-    A directory of all kinds of EfficientNets is none of them.
+    A directory of several kinds of EfficientNets says nothing about the kind.
     """
     state = random_values({row.timm: row.timm_shape for row in table()})
     for directory in ("efficientnet_b0", "efficientnet_models"):
@@ -382,7 +382,7 @@ def test_a_damaged_description_of_a_timm_model(tmp_path: Path, config: bytes) ->
     (tmp_path / "model.safetensors").write_bytes(b"")
     with pytest.raises(
         InputError,
-        match=r"config.json (is damaged: |is no readable description of a timm model \(.+\)$)",
+        match=r"config.json (is damaged: |is not a readable description of a timm model \(.+\)$)",
     ):
         weight_files.open_weights(tmp_path, average=True)
 
@@ -556,16 +556,16 @@ def test_unusable_sources(checkpoint: Path, tmp_path: Path) -> None:
     for name in ("a.index", "b.index", "checkpoint"):
         (tmp_path / "several" / name).write_bytes(b"\xff\xfe")
     for source, message in {
-        "damaged.safetensors": "no readable safetensors",
-        "damaged.h5": "no readable Keras file",
-        "damaged.keras": "no readable Keras file",
-        "weights.pth": "no readable PyTorch file",
-        "weights.npz": "none of: TensorFlow 1 checkpoint",
+        "damaged.safetensors": "not a readable safetensors",
+        "damaged.h5": "not a readable Keras file",
+        "damaged.keras": "not a readable Keras file",
+        "weights.pth": "not a readable PyTorch file",
+        "weights.npz": "is unknown; give a TensorFlow 1 checkpoint",
         "nothing": "no file .*nothing",
         "empty": "neither model.safetensors nor",
         "several": "neither model.safetensors nor one TensorFlow 1 checkpoint",
-        "several/a": "no readable checkpoint",
-        "cut": "damaged|no readable checkpoint",
+        "several/a": "not a readable checkpoint",
+        "cut": "damaged|not a readable checkpoint",
     }.items():
         with pytest.raises(InputError, match=message):
             read(tmp_path / source)
@@ -630,7 +630,7 @@ def test_damaged_and_foreign_keras_files(tmp_path: Path) -> None:
     (tmp_path / "broken.keras").write_bytes(broken)
     for source in [*sources, tmp_path / "broken.keras"]:
         with pytest.raises(
-            InputError, match=rf"^--source: {source} is no readable Keras file \(.+\)$"
+            InputError, match=rf"^--source: {source} is not a readable Keras file \(.+\)$"
         ):
             weight_files.open_weights(source, average=True)
 
@@ -715,7 +715,7 @@ def test_values_in_other_files_are_never_read(keras_model: tf.keras.Model, tmp_p
             del file[name]
             harm(file)
         with pytest.raises(
-            InputError, match=rf"^--source: {path} is no readable Keras file \(.*{message}"
+            InputError, match=rf"^--source: {path} is not a readable Keras file \(.*{message}"
         ):
             read(path)
 
@@ -748,7 +748,7 @@ def test_headers_that_promise_more_than_the_file_holds(
     (tmp_path / "w.safetensors").write_bytes(
         len(header).to_bytes(8, "little") + header + b"\0" * 64
     )
-    with pytest.raises(InputError, match="no readable safetensors file"):
+    with pytest.raises(InputError, match="not a readable safetensors file"):
         read(tmp_path / "w.safetensors")
     path = tmp_path / "model.ckpt"
     shutil.copy(f"{checkpoint}.index", f"{path}.index")
@@ -785,7 +785,7 @@ def test_names_of_classes(keras_model: tf.keras.Model, tmp_path: Path) -> None:
         "e",
     )
     for content, message in (
-        (b"K\xe4fer\n", "is no text in UTF-8"),
+        (b"K\xe4fer\n", "is not UTF-8 text"),
         (b"\n", "names no class"),
         (b"a\na\n", "names a class twice"),
     ):
@@ -835,7 +835,7 @@ def test_the_commands_there_and_back(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "is done" in capsys.readouterr().out
     with pytest.raises(InputError, match="holds a run of another config"):
         run(source, tmp_path / "imported", preprocessing="advprop", image_size=96)
-    with pytest.raises(InputError, match="--weights: no 'best'; there are ema, raw"):
+    with pytest.raises(InputError, match="--weights: there is no 'best'; known: ema, raw"):
         run(source, tmp_path / "out", weights="best")
     with pytest.raises(InputError, match="missing"):
         import_weights.main(source=str(source), model="b1", output=str(tmp_path / "out"))
@@ -864,7 +864,8 @@ def test_export_keeps_a_config_that_stands_there(tmp_path: Path, content: str) -
     with pytest.raises(
         InputError,
         match=(
-            r"config.json (is of another model; name another directory, or delete it|is damaged: )"
+            r"config.json (describes another model; name another directory, or delete it"
+            r"|is damaged: )"
         ),
     ):
         export_weights.to_timm(tmp_path / "model.safetensors", tf.keras.Sequential(), spec())
@@ -876,7 +877,7 @@ def test_the_same_export_once_more(tmp_path: Path) -> None:
     model = spec().build()
     for _ in range(2):
         export_weights.to_timm(tmp_path / "model.safetensors", model, spec())
-    with pytest.raises(InputError, match=r"config\.json is of another model"):
+    with pytest.raises(InputError, match=r"config\.json describes another model"):
         export_weights.to_timm(tmp_path / "other.safetensors", model, spec(classes=4))
     assert {path.name for path in tmp_path.iterdir()} == {"model.safetensors", "config.json"}
 
@@ -892,5 +893,5 @@ def test_export_refuses_what_has_no_twin(tmp_path: Path) -> None:
             export_weights.main(model=str(tmp_path / "model"), output=str(tmp_path / output))
     resnet = model_dir.ModelSpec({"name": "wrn_10_1"}, Preprocessing(image_size=32), ("a", "b"))
     model_dir.save(tmp_path / "resnet", resnet.build(), resnet)
-    with pytest.raises(InputError, match="timm has no twin of wrn_10_1"):
+    with pytest.raises(InputError, match="timm has no counterpart of wrn_10_1"):
         export_weights.main(model=str(tmp_path / "resnet"), output=str(tmp_path / "w.safetensors"))

@@ -41,7 +41,7 @@ EVALUATION = [
 
 
 def prepare(root: Path) -> None:
-    """Writes images, a model with statistics of its own, and its export."""
+    """Writes images, a model with its own statistics, and its export."""
     rng = np.random.Generator(np.random.PCG64([0]))
     pixels = rng.integers(0, 256, [COUNT, SIZE, SIZE, 3], dtype=np.uint8)
     encoded = [tf.io.encode_png(image).numpy() for image in pixels]

@@ -218,7 +218,7 @@ def test_a_confidence_band(root: Path) -> None:
 
 
 def test_images_are_drawn_from_the_balanced_set(root: Path) -> None:
-    """`sample_images` draws exactly so many records of the balanced set, copies included.
+    """`sample_images` draws exactly that many records of the balanced set, copies included.
 
     The number does not depend on `fraction`.
     """
@@ -229,13 +229,13 @@ def test_images_are_drawn_from_the_balanced_set(root: Path) -> None:
     assert len(drawn) == sum(summary["unique"]) == summary["num_unique"]
     assert all(count <= whole[key] for key, count in drawn.items())
     with pytest.raises(
-        InputError, match=f"sample_images is 999; the selection has only {sum(whole.values())} "
+        InputError, match=f"sample_images is 999, but the selection has only {sum(whole.values())} "
     ):
         _run(root, "too_many", _config(sample_images=999))
 
 
 def test_a_share_of_each_class(root: Path) -> None:
-    """Half of 30, 12 and 5 images, rounded up, is kept.
+    """Keeps half of 30, 12 and 5 images, rounded up.
 
     Then the 15, 6 and 3 images become 6 each, of the most confident.
     """
@@ -265,7 +265,7 @@ def test_a_fraction_is_drawn_by_seed(root: Path) -> None:
 
 
 def test_seed_chooses_the_copies(root: Path) -> None:
-    """Of 5 images, 3 are doubled, in one of ten ways. So four seeds do not all choose alike."""
+    """Of 5 images, 3 are doubled, in one of ten ways, so four seeds do not all choose the same."""
 
     def doubled(directory: Path) -> set[str]:
         return {key for key, n in _copies(directory).items() if n == 2}
@@ -322,7 +322,7 @@ def test_doubled_key(tmp_path: Path, second: int) -> None:
     keys[second] = keys[0]
     _make_inputs(tmp_path, keys=keys)
     with pytest.raises(
-        InputError, match=r"image key é/0-0\.png is doubled in .*predictions-00000-of-00004"
+        InputError, match=r"image key é/0-0\.png appears twice, in .*predictions-00000-of-00004"
     ):
         _run(tmp_path)
 
@@ -352,7 +352,7 @@ def test_doubled_keys_are_found_with_few_open_files(tmp_path: Path) -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (open_now + 50, hard))
     try:
         with pytest.raises(
-            InputError, match=r"7\.png is doubled in .*00007-of-00200 and .*00199-of-00200"
+            InputError, match=r"7\.png appears twice, in .*00007-of-00200 and .*00199-of-00200"
         ):
             balance.require_unique_keys(job)
     finally:
@@ -373,11 +373,11 @@ def test_join_needs_each_key_once_on_both_sides() -> None:
     assert join("abc", "cab") == [("a", b"a", "A"), ("b", b"b", "B"), ("c", b"c", "C")]
     for images, predictions, message in [
         ("ab", "a", "predictions: no prediction for image b of images"),
-        ("a", "ab", "predictions: prediction for b, which is not in images"),
-        ("aa", "ab", "images: image key a is doubled"),
-        ("ab", "aab", "predictions: image key a is doubled"),
-        ("ba", "aab", "predictions: image key a is doubled"),
-        ("ab", "aba", "predictions: image key a is doubled"),
+        ("a", "ab", "predictions: there is a prediction for b, but images has no such image"),
+        ("aa", "ab", "images: image key a appears twice"),
+        ("ab", "aab", "predictions: image key a appears twice"),
+        ("ba", "aab", "predictions: image key a appears twice"),
+        ("ab", "aba", "predictions: image key a appears twice"),
     ]:
         with pytest.raises(InputError, match=message):
             join(images, predictions)
@@ -446,7 +446,7 @@ def test_predictions_of_another_teacher(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("extra", "words"),
     [
-        ({"images": "0" * 64}, "was not made from the shards that are now in"),
+        ({"images": "0" * 64}, "was not made from the shards that .* has now"),
         ({"teacher": "b"}, "is of another teacher than .*config.json"),
     ],
 )
@@ -582,7 +582,7 @@ test_balance._run(test_balance.Path(sys.argv[1]), "sigkill")
 
 
 def test_continues_after_sigkill(root: Path) -> None:
-    """A real SIGKILL comes in the middle of a shard.
+    """Sends a real SIGKILL in the middle of a shard.
 
     What the earlier shards wrote is not written again.
     """
@@ -605,7 +605,7 @@ def test_continues_after_sigkill(root: Path) -> None:
 
 
 def test_a_full_disk(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The disk is full in the middle of a shard of training records.
+    """Fills the disk in the middle of a shard of training records.
 
     The stage ends with one line, and leaves nothing half-written. When there is room, the same
     command goes on.

@@ -1,4 +1,4 @@
-"""The machine decides network and resolution; this is told, and a begun run keeps them."""
+"""The machine decides network and resolution; a line says so, and a begun run keeps them."""
 
 import pytest
 

@@ -63,7 +63,7 @@ def test_an_evaluation_of_one_model_compares_with_no_other_one():
     config = recipes.from_flags(*FLAGS[:3]).copy_and_resolve_references()
     with config.unlocked():
         config.evaluate.baseline = "student_1"
-    loop.check(config)
+    loop.check_loop(config)
     stages = {stage.name: stage.arguments for stage in crossfit.plan(config, Path("w"), {}, "auto")}
     assert stages["fold_1/validation_0"]["config.evaluate.baseline"] == "teacher"
     assert "config.evaluate.baseline" not in stages["fold_1/validation_1"]
@@ -75,7 +75,7 @@ def test_an_evaluation_of_one_model_compares_with_no_other_one():
     with pytest.raises(
         InputError, match=r"no model 'student_2'; the run evaluates teacher, student_1$"
     ):
-        loop.check(config)
+        loop.check_loop(config)
 
 
 @pytest.mark.parametrize(
@@ -127,7 +127,7 @@ def test_a_dry_run_tells_of_it(tmp_path, labeled, validation, said):
     counts = {"labeled": labeled, "unlabeled": 50, "validation": validation, "classes": 2}
     counts |= {"median_height": 20, "median_width": 20, "survey": None}
     text = dry_run.describe(config, tmp_path, {}, loop.plan(config, tmp_path, {}, "auto"), counts)
-    assert ("since 0 images are held out" in text) == said
+    assert ("0 images are held out for validation" in text) == said
     assert ("the run takes about 3 times as long (--config.crossfit.folds=0 turns" in text) == said
 
 
@@ -221,7 +221,7 @@ def test_folds_end_to_end_with_a_kill_on_the_way(folders, tmp_path, monkeypatch,
     assert (workdir / "folds/1/student_1/model/model.weights.h5").stat().st_mtime_ns == first
     output = capsys.readouterr().out
     assert (
-        "it trains teacher and students 2 more times" in output
+        "It trains teacher and students 2 more times" in output
         and "== fold_2/student_1: ./run_student.sh" in output
     )
 

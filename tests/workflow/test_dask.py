@@ -33,7 +33,7 @@ SHARDS = 12
 
 @pytest.fixture(name="options", scope="module")
 def _options(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[str]]:
-    """Returns Beam's options for a cluster of two worker processes in a folder of their own."""
+    """Returns Beam's options for a cluster of two worker processes in their own folder."""
     if not shard_jobs.dask_works():
         with pytest.raises(InputError, match="last one for Python 3"):
             shard_jobs.unknown_options(["--runner=DaskRunner"])
@@ -78,7 +78,7 @@ def test_pseudo_labels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options:
 
 
 def _slow_down(started: Path) -> None:
-    """In a worker: makes writing a shard of training records slow, and tells who does it."""
+    """Makes writing a shard of training records slow in a worker, and says who does it."""
     write_shard = balance.write_shard
 
     def slow(path: str, *arguments: Any, **options: Any) -> Any:
@@ -153,7 +153,7 @@ PROCESSES = ["--direct_running_mode=multi_processing", "--direct_num_workers=2"]
 
 
 def test_processes_of_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """They import nothing of the current directory."""
+    """Tests that they import nothing of the current directory."""
     test_balance._make_inputs(tmp_path)
     project = tmp_path / "project"
     project.mkdir()
@@ -174,7 +174,7 @@ def test_processes_of_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 @dataclasses.dataclass
 class _Killed:
-    """A job whose worker is killed when it has written shard 1, before its note.
+    """A job with a worker that is killed when it has written shard 1, before its note.
 
     If the file `mended` is there, the worker is not killed.
     """
@@ -182,7 +182,7 @@ class _Killed:
     directory: Path
 
     def setup(self) -> None:
-        """Nothing to load."""
+        """Loads nothing."""
 
     def outputs(self, shard: int) -> list[str]:
         return [str(self.directory / f"out-{shard}")]
@@ -197,7 +197,7 @@ class _Killed:
 def test_a_killed_process_ends_the_job_at_once(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """The job ends with one line and exit code 75, and no process is left.
+    """Tests that the job ends with one line and exit code 75, and no process is left.
 
     The next start does what is missing, and nothing else.
     """

@@ -17,7 +17,7 @@ from data import label_studio
 from data.protos import make_example, make_prediction
 from data.records import write_split
 from workflow import labels
-from workflow.labels import Seen
+from workflow.labels import ImageAnswers
 
 NAMES = ("cat", "dog", "eel")
 SETTINGS = {
@@ -166,7 +166,7 @@ def test_a_row_for_each_image(run, capsys):
         and found[0]["file"].endswith("cat_or_dog.png")
     )
     assert (
-        "1 to label next, 1 perhaps out of domain, 0 whose labels look wrong (cross-fitting is"
+        "1 to label next, 1 perhaps out of domain, 0 with labels that look wrong (cross-fitting is"
         " needed" in capsys.readouterr().out
     )
 
@@ -191,7 +191,7 @@ def test_labels_that_teacher_and_student_contradict_out_of_fold(run):
         ),
         folds=np.array([1, 2, 1, 2]),
     )
-    assert labels.write(run / "w", 1).endswith("2 whose labels look wrong")
+    assert labels.write(run / "w", 1).endswith("2 with labels that look wrong")
     found = rows(run / "w/labels_1.csv")
     wrong = [
         (row["file"], row["given"], row["teacher"], row["student"], row["confidence"])
@@ -208,7 +208,9 @@ def test_the_images_to_look_at_are_spread_over_the_classes():
     def seen(*probabilities):
         second, first = sorted(probabilities)[-2:]
         top = int(np.argmax(probabilities))
-        return Seen("", "unlabeled", top, first, 0, "", top, top, top, first, first - second)
+        return ImageAnswers(
+            "", "unlabeled", top, first, 0, "", top, top, top, first, first - second
+        )
 
     cats = [seen(0.50, 0.49, 0.01), seen(0.51, 0.48, 0.01), seen(0.52, 0.47, 0.01)]
     images = [*cats, seen(0.1, 0.8, 0.1), seen(0.1, 0.2, 0.7), seen(0.4, 0.3, 0.3)]
@@ -223,7 +225,7 @@ def test_what_a_person_has_edited_stays(run):
     path = run / "w/labels_1.csv"
     labels.write(run / "w", 1)
     path.write_text(path.read_text().replace("cat", "dog", 1))
-    with pytest.raises(InputError, match="has been edited"):
+    with pytest.raises(InputError, match="was edited"):
         labels.write(run / "w", 1)
 
 
@@ -234,7 +236,7 @@ def test_a_student_that_has_not_answered(run):
     ):
         labels.main(str(run / "w"), None, 1)
     assert not (run / "w/labels_1.csv").exists()
-    assert labels.write(run / "w", 1, ask=1).endswith("so the teacher's alone count")
+    assert labels.write(run / "w", 1, ask=1).endswith("so only the teacher's answers count")
     found = rows(run / "w/labels_1.csv")
     assert {row["student"] for row in found} == {""} and [row["ask"] for row in found].count(
         "label_next"
@@ -288,5 +290,5 @@ def test_tasks_for_label_studio(run, capsys):
     assert "eel" in (run / "tasks.xml").read_text()
     for key in ANSWERS:
         (run / "unlabeled" / key).unlink()
-    with pytest.raises(InputError, match="are no files"):
+    with pytest.raises(InputError, match="are not files"):
         labels.write_tasks(run / "w", 1, run / "tasks.json")

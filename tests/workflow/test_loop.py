@@ -93,7 +93,7 @@ def test_a_selector_selects_for_all_teachers():
     config = changed(iterations=1, selection="once")
     with config.unlocked():
         config.selector = config.teacher.copy_and_resolve_references()
-    loop.check(config)
+    loop.check_loop(config)
     found, names = of_selection(config)
     assert found == {
         **{"pseudo_label_0": None, "balance_0": None},
@@ -101,7 +101,7 @@ def test_a_selector_selects_for_all_teachers():
     }
     assert names[:5] == ["prepare", "selector", "pseudo_label_0", "balance_0", "teacher"]
     config.student.online = True  # it labels the selected images within its step
-    loop.check(config)
+    loop.check_loop(config)
     student = next(
         stage for stage in loop.plan(config, Path("w"), {}, "auto") if stage.name == "student_1"
     )
@@ -114,7 +114,7 @@ def test_a_selector_selects_for_all_teachers():
         InputError,
         match=r"config\.selector selects images once, for all teachers; set config\.selection=once",
     ):
-        loop.check(config)
+        loop.check_loop(config)
 
 
 def test_an_online_student_selects_nothing():
@@ -122,14 +122,14 @@ def test_an_online_student_selects_nothing():
     config.student.online = True
     with pytest.raises(
         InputError,
-        match=r"selection=once: .* stored labels, which config\.student\.online=True does not make;"
-        r" set --config\.selection=each_iteration or --config\.student\.online=False, or give",
+        match=r"selection=once: .* stored labels, but config\.student\.online=True stores none\."
+        r" Set --config\.selection=each_iteration or --config\.student\.online=False, or give",
     ):
-        loop.check(config)
+        loop.check_loop(config)
     with config.unlocked():  # the first one's labels select; the second labels that set
         config.student_1 = config.student.copy_and_resolve_references()
         config.student_1.online = False
-    loop.check(config)
+    loop.check_loop(config)
     stages = loop.plan(config, Path("w"), {}, "auto")
     student = next(stage for stage in stages if stage.name == "student_2")
     assert student.arguments["selection"] == Path("w/pseudo_labeled_1")
@@ -225,7 +225,7 @@ def _started(monkeypatch, scores):
 
 
 def test_a_stage_gets_no_settings_that_it_would_refuse(tmp_path, monkeypatch, started):
-    """With the set of the first selection the second takes no settings of balancing."""
+    """Tests that with the set of the first selection the second takes no settings of balancing."""
     own = ["--config.balance.threshold=0.7", "--config.teacher.model.width=1.5"]
     monkeypatch.setattr(loop.app, "recipe_flags", lambda: ["--config=digits.py", *own])
     monkeypatch.setattr(loop, "require_weights", lambda *_: None)
@@ -377,7 +377,7 @@ def test_more_iterations_for_a_finished_run(tmp_path, started, monkeypatch, kill
         with pytest.raises(InputError, match=message):
             main(config, workdir=str(workdir), iterations="+1")
     main(config, workdir=str(tmp_path))
-    with pytest.raises(InputError, match=r"it takes \+1"):
+    with pytest.raises(InputError, match=r"must be \+1"):
         main(config, workdir=str(tmp_path), iterations="2")
     with pytest.raises(InputError, match="another config"):  # and nothing is lost
         main(changed(iterations=1, seed=7), workdir=str(tmp_path), iterations="+2")
@@ -549,7 +549,7 @@ def test_a_student_of_unlabeled_images_alone_is_fine_tuned_on_the_labeled_ones()
                 "data": {"validation_size": 100},
                 "student": {"final_weights": "best"},
             },
-            "in whose place cross-fitting has",
+            "but cross-fitting uses its own held-out images",
         ),
         ({"balance": {"threshold": 1.5}}, r"config\.balance\.threshold is 1\.5"),
         (
@@ -566,7 +566,7 @@ def test_a_student_of_unlabeled_images_alone_is_fine_tuned_on_the_labeled_ones()
         ),
         (
             {"student": {"model": {"name": "b99"}}},
-            r"config\.student: model\.name: no architecture 'b99'",
+            r"config\.student: model\.name: there is no architecture 'b99'",
         ),
         (
             {"student": {"schedule": {"name": "sine"}}},
@@ -578,7 +578,7 @@ def test_a_student_of_unlabeled_images_alone_is_fine_tuned_on_the_labeled_ones()
         ),
         (
             {"teacher": {"model": {"name": "b99"}}},
-            r"config\.teacher: model\.name: no architecture 'b99'",
+            r"config\.teacher: model\.name: there is no architecture 'b99'",
         ),
         (
             {"teacher": {"precision": "float8"}},
@@ -753,7 +753,7 @@ def test_seeds_are_compared():
 
 
 def test_the_loop_as_one_call(tmp_path, monkeypatch):
-    """The stages get the call's recipe and settings, not those of this process.
+    """Tests that the stages get the call's recipe and settings, not those of this process.
 
     A stage's exit code becomes an exception.
     """

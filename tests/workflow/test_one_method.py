@@ -177,13 +177,13 @@ def test_prepared_data_are_trained_on_alone(tmp_path, monkeypatch):
             {},
             r"neither prepared data \(--data\) nor images: --labeled is not given",
         ),
-        ("configs/uda/image_folder.py", {"labeled": "/nowhere"}, "--labeled: no /nowhere"),
+        ("configs/uda/image_folder.py", {"labeled": "/nowhere"}, "--labeled: there is no /nowhere"),
         (
             f"{MPL}:reduced",
             {},
             "--data is missing: reduced_meta_pseudo_labels learns from what other stages make",
         ),
-        (FIXMATCH, {"pseudo_labeled": "p"}, "--pseudo_labeled is of no use without --data"),
+        (FIXMATCH, {"pseudo_labeled": "p"}, "--pseudo_labeled has no effect without --data"),
         (FIXMATCH, {"strategy": "multi_worker"}, "--strategy=multi_worker needs --data"),
         (FIXMATCH, {"init": "imagnet"}, r"--init=imagnet: .*did you mean imagenet\?"),
         (
@@ -314,7 +314,7 @@ def test_the_recipes_for_folders_start_from_the_same_weights_by_the_same_habits(
         assert (network.optimizer.name, network.optimizer.nesterov) == ("sgd", True)
     for key in ("frozen_blocks", "ema_decay", "weight_decay"):
         assert train[key] == teacher[key]
-    one_method.check(config, {"section": "train", "strategy": "auto"})
+    one_method.check_run(config, {"section": "train", "strategy": "auto"})
     small = recipes.from_flags(f"--config=configs/{name}/image_folder.py", "--config.smoke=True")
     assert small.init is None and small.train.frozen_blocks == 0
 

@@ -69,7 +69,7 @@ BAD = {
         make_prediction("bad", np.eye(K + 4)[K + 3], 2),
         "does not fit 7 classes",
     ),
-    "no example": (b"\xff\xff", "is no tf.train.Example"),
+    "no example": (b"\xff\xff", "is not a tf.train.Example"),
 }
 
 
@@ -88,12 +88,12 @@ def test_a_bad_record_is_named(tmp_path: Path, case: str, before: int) -> None:
 @pytest.mark.parametrize("announced", [2, 4])
 def test_another_number_of_records(tmp_path: Path, announced: int) -> None:
     manifest = _write(tmp_path, [GOOD] * 3, announced)
-    with pytest.raises(InputError, match=f"3 records, where its manifest.json says {announced}"):
+    with pytest.raises(InputError, match=f"3 records, but its manifest.json says {announced}"):
         list(predictions.read_tops(manifest, 0))
 
 
 def test_mixed_forms_are_read_singly_or_named(tmp_path: Path) -> None:
-    """A shard of both forms is nothing that a stage of ours writes."""
+    """Covers a shard of both forms, which no stage of ours writes."""
     manifest = _write(tmp_path, [GOOD, make_prediction("other", _distributions(3)[1], 0)])
     with pytest.raises(AssertionError, match="all of them singly"):
         list(predictions.read_tops(manifest, 0))

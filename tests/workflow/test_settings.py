@@ -46,7 +46,7 @@ def parsed(*words: str) -> ConfigDict:
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_recipe_passes(name):
-    settings.check(parsed(f"--config=configs/{name}"))
+    settings.check_recipe(parsed(f"--config=configs/{name}"))
 
 
 @pytest.mark.parametrize(
@@ -85,11 +85,11 @@ def test_sections_of_other_names_are_known_by_what_they_hold():
         bad = config.copy_and_resolve_references()
         bad.update_from_flattened_dict({key: value})
         with pytest.raises(InputError, match=rf"config\.{key} is 0\.0; it must be above 0"):
-            settings.check(bad)
+            settings.check_recipe(bad)
     with config.unlocked():
         config.balanec = ConfigDict({"threshold": 0.5})
-    with pytest.raises(InputError, match=r"config\.balanec: no such setting; did you mean balance"):
-        settings.check(config)
+    with pytest.raises(InputError, match=r"config\.balanec is not a setting; did you mean balance"):
+        settings.check_recipe(config)
 
 
 @pytest.mark.parametrize(
@@ -166,7 +166,7 @@ def test_help_about_sections():
 
 
 FILTERED = "meta_pseudo_labels/imagenet_10pct.py"
-"""A recipe whose base only filters the pseudo-labels."""
+"""A recipe with a base that only filters the pseudo-labels."""
 
 
 @pytest.mark.parametrize(

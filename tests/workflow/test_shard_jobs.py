@@ -1,4 +1,4 @@
-"""Who works on the shards of a job.
+"""The workers on the shards of a job.
 
 These are threads of this process, or processes that share its GPUs out.
 """
@@ -24,7 +24,7 @@ class _Job:
     directory: Path
 
     def setup(self) -> None:
-        """Nothing to load."""
+        """Loads nothing."""
 
     def outputs(self, shard: int) -> list[str]:
         return [str(self.directory / f"out-{shard}")]
@@ -35,7 +35,7 @@ class _Job:
 
 
 class _Together(_Job):
-    """A job whose processes each take a shard, and wait until the other one has one, too."""
+    """A job of processes that each take a shard, and wait until the other one has one, too."""
 
     def run(self, shard: int) -> dict[str, Any]:
         result = super().run(shard)

@@ -96,7 +96,7 @@ def weights(workdir):
 
 
 def test_two_replicas_follow_one(directories, uninterrupted, tmp_path):
-    """Two replicas: the same global batch, synchronized BatchNorm, and all noise on.
+    """Covers two replicas: the same global batch, synchronized BatchNorm, and all noise on.
 
     The noise belongs to the example, not to the replica. The student is rematerialized.
     """
@@ -149,7 +149,7 @@ def test_a_student_needs_pseudo_labels(directories, tmp_path):
 def test_an_online_teacher_gives_the_labels_that_it_would_have_stored(
     directories, uninterrupted, tmp_path
 ):
-    """Two sources have the images in the same order, in as many shards.
+    """Covers two sources with the images in the same order, in as many shards.
 
     These are the pool itself, and a split with the teacher's predictions in full.
     """
@@ -199,7 +199,7 @@ def test_an_online_student_needs_its_teacher_alone(directories, uninterrupted, t
     with pytest.raises(
         InputError,
         match=(
-            r"--pseudo_labeled is of no use to student, whose method is noisy_student with"
+            r"--pseudo_labeled has no effect on student, which trains by noisy_student with"
             r" online=True"
         ),
     ):
@@ -208,7 +208,8 @@ def test_an_online_student_needs_its_teacher_alone(directories, uninterrupted, t
         )
     with pytest.raises(
         InputError,
-        match=r"--teacher is of no use to student, whose method is noisy_student with online=False",
+        match=r"--teacher has no effect on student, which trains by noisy_student with"
+        " online=False",
     ):
         main(tmp_path / "w", directories, teacher=str(uninterrupted))
     with pytest.raises(InputError, match=r"label_data_sample_prob is 0\.0; it must be above 0"):
@@ -246,7 +247,7 @@ def test_pre_training_takes_the_student_s_unlabeled_images_as_labeled_ones(direc
             "--config.student.temperature=0.5",
             "--config.student.label_smoothing=0.2",
         )
-        resolved = train.resolve(config(*overrides), "student", directories["data"])
+        resolved = train.resolve_training(config(*overrides), "student", directories["data"])
         inputs = train.open_inputs(
             NOISY_STUDENT, resolved, directories["data"], directories["pseudo_labeled"]
         )
@@ -263,7 +264,7 @@ def test_pre_training_takes_the_student_s_unlabeled_images_as_labeled_ones(direc
     )
     alone = config("--config.student.labeled=False", "--config.student.unlabeled_ratio=0")
     with pytest.raises(InputError, match=r"student\.labeled=False needs"):
-        train.resolve(alone, "student", directories["data"])
+        train.resolve_training(alone, "student", directories["data"])
 
 
 def test_fine_tuning_starts_from_a_trained_model(directories, uninterrupted, tmp_path):
@@ -280,7 +281,7 @@ def test_fine_tuning_starts_from_a_trained_model(directories, uninterrupted, tmp
 
 def test_fine_tuning_is_on_the_images_as_they_are_evaluated(directories):
     labeled = records.read_manifest(f"{directories['data']}/labeled")
-    resolved = train.resolve(
+    resolved = train.resolve_training(
         config("--config.finetune.batch_size=50"), "finetune", directories["data"]
     )
     preprocessing = train.Preprocessing.from_dict(resolved["preprocessing"])
@@ -312,7 +313,7 @@ def test_fine_tuning_keeps_the_normalization_of_the_weights_and_can_freeze_block
     frozen = config(
         "--config.finetune.frozen_blocks=2", "--config.finetune.preprocessing.image_size=24"
     )
-    resolved = train.resolve(frozen, "finetune", directories["data"], init=str(other))
+    resolved = train.resolve_training(frozen, "finetune", directories["data"], init=str(other))
     prepared = resolved["preprocessing"]
     assert (tuple(prepared["mean"]), tuple(prepared["std"]), prepared["image_size"]) == (
         (1.0, 2.0, 3.0),
@@ -320,7 +321,9 @@ def test_fine_tuning_keeps_the_normalization_of_the_weights_and_can_freeze_block
         24,
     )
     open_size = config("--config.preprocessing.image_size=None")
-    resolved_open = train.resolve(open_size, "finetune", directories["data"], init=str(other))
+    resolved_open = train.resolve_training(
+        open_size, "finetune", directories["data"], init=str(other)
+    )
     assert (
         resolved_open["preprocessing"]["image_size"] == spec.preprocessing.image_size != 32
     )  # not the data's
@@ -328,9 +331,9 @@ def test_fine_tuning_keeps_the_normalization_of_the_weights_and_can_freeze_block
     with photos.unlocked():
         photos.preprocessing = ConfigDict({**photos.preprocessing.to_dict(), "pad": None})
     assert (
-        train.resolve(photos, "finetune", directories["data"], init=str(other))["preprocessing"][
-            "pad"
-        ]
+        train.resolve_training(photos, "finetune", directories["data"], init=str(other))[
+            "preprocessing"
+        ]["pad"]
         == 2
     )
     section = ConfigDict(resolved["train"])
@@ -342,7 +345,9 @@ def test_fine_tuning_keeps_the_normalization_of_the_weights_and_can_freeze_block
         np.testing.assert_array_equal(a, b)
     assert len(trainer.model.trainable_variables) < len(model.trainable_variables)
     with pytest.raises(InputError, match=r"teacher.frozen_blocks=1 needs --init"):
-        train.resolve(config("--config.teacher.frozen_blocks=1"), "teacher", directories["data"])
+        train.resolve_training(
+            config("--config.teacher.frozen_blocks=1"), "teacher", directories["data"]
+        )
 
 
 def test_the_best_weights_of_the_validation_split_at_the_end(directories, tmp_path):
@@ -451,7 +456,9 @@ def test_published_weights_get_a_new_classifier(directories, tmp_path):
         "--config.teacher.model.dropout=0.3",
         "--config.preprocessing.image_size=None",
     )
-    resolved = train.resolve(small, "teacher", directories["data"], init=str(tmp_path / "w.pth"))
+    resolved = train.resolve_training(
+        small, "teacher", directories["data"], init=str(tmp_path / "w.pth")
+    )
     assert resolved["train"]["model"]["dropout"] == 0.3  # the recipe's noise
     assert resolved["preprocessing"]["image_size"] == 32  # the data's, not that of the weights
     inputs = train.open_inputs(
@@ -478,7 +485,9 @@ def test_both_networks_of_meta_pseudo_labels_start_from_published_weights(direct
     with recipe.unlocked():
         recipe.train.student.model = ConfigDict(TINY)
         recipe.train.frozen_blocks = 2
-    resolved = train.resolve(recipe, "train", directories["data"], init=str(tmp_path / "w.pth"))
+    resolved = train.resolve_training(
+        recipe, "train", directories["data"], init=str(tmp_path / "w.pth")
+    )
     assert resolved["train"]["teacher"]["model"] == resolved["train"]["student"]["model"]
     inputs = train.open_inputs(
         META_PSEUDO_LABELS, resolved, directories["data"], init=str(tmp_path / "w.pth")
