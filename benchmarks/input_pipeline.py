@@ -125,10 +125,12 @@ def keras_cv_prepare() -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
     layer = keras_cv.layers.RandAugment(
         value_range=(0, 255), augmentations_per_image=2, magnitude=0.5, rate=1.0
     )
+    # Its Equalize needs AutoGraph, which our pipeline turns off. So it is traced here.
+    augment = tf.function(layer).get_concrete_function(tf.TensorSpec([SIZE, SIZE, 3]))
 
     def prepare(index: tf.Tensor, encoded: tf.Tensor) -> tf.Tensor:
         # Its Equalize fails on what bicubic resizing leaves outside 0-255.
-        return layer(
+        return augment(
             tf.clip_by_value(train_pixels(encoded, tf.stack([index, 0]), PLAIN), 0.0, 255.0)
         )
 

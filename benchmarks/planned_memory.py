@@ -90,7 +90,7 @@ def compiled(network: str, batch: int, jax: str, topology: str) -> int:
         program.write_bytes(xla_steps.program(network, batch))
         command = [jax, str(Path(__file__).parent / "hlo" / "memory.py"), str(program)]
         command += [f"--topology={topology}"] if topology else []
-        default = {"TPU_SKIP_MDS_QUERY": "1"} if topology else {"XLA_FLAGS": xla_steps.NO_LLVM}
+        default = {} if topology else {"XLA_FLAGS": xla_steps.NO_LLVM}
         environment = {**default, **os.environ}
         environment.pop("PYTHONPATH", None)
         try:

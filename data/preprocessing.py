@@ -30,6 +30,11 @@ MAX_PIXELS = 100_000_000
 """Largest number of pixels of an image, all frames of a GIF together; decoded, 300 MB. A few
 kilobytes of JPEG or PNG can claim far more, and a batch of such images ends a run, or a server."""
 
+_CONVERTED_FROM = 64
+"""Smallest S for which `resize` may convert an image first: below, the choice costs more."""
+_CONVERTED_TO = 4
+"""Largest image that `resize` converts first: of as many pixels as a square of this times S."""
+
 _PIXELS = tf.TensorSpec([None, None, 3], tf.uint8)
 
 # One seed for each kind of noise. The order is part of what a seed means: add at the end.
@@ -143,10 +148,23 @@ def resize(image: tf.Tensor, image_size: int) -> tf.Tensor:
     not centers), with which the released checkpoints were trained; ``tf.image.resize`` has none
     like it.
     """
-    resized = tf.raw_ops.ResizeBicubic(
-        images=image[tf.newaxis], size=[image_size, image_size], half_pixel_centers=False
+
+    def resized(pixels: tf.Tensor) -> tf.Tensor:
+        result = tf.raw_ops.ResizeBicubic(
+            images=pixels[tf.newaxis], size=[image_size, image_size], half_pixel_centers=False
+        )
+        return tf.reshape(result, [image_size, image_size, 3])
+
+    if image.dtype != tf.uint8 or image_size < _CONVERTED_FROM:
+        return resized(image)
+    # The operation converts each byte several times, one by one. Converting all bytes first is
+    # cheaper, and gives the same bits. But of a large image most bytes are never read.
+    small = tf.size(image) <= 3 * (_CONVERTED_TO * image_size) ** 2
+    shape = tf.TensorSpec([image_size, image_size, 3], tf.float32)
+    resize_kind = randaugment.switch(
+        [resized, lambda pixels: resized(tf.cast(pixels, tf.float32))], [image], shape
     )
-    return tf.reshape(resized, [image_size, image_size, 3])
+    return resize_kind(tf.cast(small, tf.int32), image)
 
 
 def central_box(shape: tf.Tensor, image_size: int, padding: int = CROP_PADDING) -> tf.Tensor:

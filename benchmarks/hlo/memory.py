@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,10 @@ def for_topology(program: bytes, topology: str) -> Any:
     from jax.experimental import topologies
     from jaxlib import _hlo, _jax
 
+    # Else libtpu asks this machine's surroundings for a TPU. The topology counts, not these.
+    here = {"TPU_ACCELERATOR_TYPE": "v5litepod-4", "TPU_WORKER_HOSTNAMES": "localhost"}
+    for name, value in {"TPU_SKIP_MDS_QUERY": "1", **here}.items():
+        os.environ.setdefault(name, value)
     devices = topologies.get_topology_desc(platform="tpu", topology_name=topology).devices[:1]
     text = xla_client._xla.mlir.xla_computation_to_mlir_module(_hlo.XlaComputation(program))
     # The compiler of a topology takes no copies of XLA's own dialect.

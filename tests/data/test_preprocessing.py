@@ -102,6 +102,17 @@ def test_resize_is_tensorflow_1s_bicubic(size):
     assert np.abs(tf.image.resize(PHOTO, [size, size], "bicubic") - expected).max() > 5
 
 
+@pytest.mark.parametrize("side", [1, 255, 256, 257, 420])  # 256 is the last that is converted
+def test_resize_gives_the_same_bits_of_bytes_and_floats(side):
+    image = tf.constant(load_sample_image("flower.jpg")[:side, :side])
+    expected = tf.compat.v1.image.resize_bicubic(image[None], [64, 64])[0]
+    for given in (image, tf.cast(image, tf.float32)):
+        assert resize(given, 64).numpy().tobytes() == expected.numpy().tobytes()
+    traced = tf.function(lambda pixels: resize(pixels, 64), autograph=False)
+    traced = traced.get_concrete_function(tf.TensorSpec([None, None, 3], tf.uint8))
+    assert traced(image).numpy().tobytes() == expected.numpy().tobytes()
+
+
 def test_resize_to_the_same_size_changes_nothing():
     resized = resize(tf.constant(SMALL), 16)
     assert resized.dtype == tf.float32

@@ -23,7 +23,7 @@ from cli.json_files import read_json, write_json
 from data import index, prepare
 from data.preprocessing import Preprocessing
 from data.protos import make_example, make_prediction
-from data.records import read_manifest, write_manifest, write_split
+from data.records import read_manifest, verify_split, write_manifest, write_split
 from data.verification import read_records
 from evaluation import history
 from training.copies import Copies
@@ -228,6 +228,9 @@ def test_labels_beside_images_are_labeled_again_to_the_same_set(walk, tmp_path):
     write_manifest(dataclasses.replace(manifest, extra={**manifest.extra, "images": first.digest}))
     relabel.main(str(tmp_path / "again"), str(tmp_path / "first"), str(tmp_path / "predictions"))
     again = read_manifest(tmp_path / "again", "pseudo_labeled")
+    for labels in (first, again):
+        verify_split(labels)
+        assert index.indexed(labels)  # so several hosts read their parts alone
     for beside, whole in ((first, copied), (again, read_manifest(two))):
         for shard in range(3):
             for record, expected in zip(read_records(beside, shard), read_records(whole, shard)):
