@@ -98,7 +98,7 @@ def serve(directory: str, ports: Any) -> None:
 
 @contextlib.contextmanager
 def store(directory: Path) -> Iterator[None]:
-    """A store with the files of a directory, as the environment's endpoint."""
+    """Yields a store with the files of a directory, as the environment's endpoint."""
     context = multiprocessing.get_context("spawn")
     ports = context.Queue()
     process = context.Process(target=serve, args=(str(directory), ports), daemon=True)
@@ -117,7 +117,7 @@ def store(directory: Path) -> Iterator[None]:
 
 
 def stream(manifest: Manifest, epochs: int) -> Any:
-    """Serialized examples, one by one."""
+    """Returns the serialized examples, one by one."""
     window = manifest.num_records // WINDOWS
     examples = pipeline.example_stream(manifest, 0, window=window)
     return pipeline.untuned(examples.take(epochs * manifest.num_records))

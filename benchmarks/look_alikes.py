@@ -67,7 +67,7 @@ def cropped(image: PIL.Image.Image, share: float, rng: np.random.Generator) -> P
     """Returns the image without `share` of its width and height."""
     width, height = (round(side * (1 - share)) for side in image.size)
     left, top = (
-        int(rng.integers(0, whole - part + 1)) for whole, part in zip(image.size, (width, height))
+        int(rng.integers(0, length - part + 1)) for length, part in zip(image.size, (width, height))
     )
     return image.crop((left, top, left + width, top + height))
 

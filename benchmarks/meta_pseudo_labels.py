@@ -182,7 +182,7 @@ def serve(side: str, precision: str, channels_last: bool) -> None:
     """Does what each line of the standard input names, and answers with wall and CPU seconds."""
     work = ours(precision) if side == "ours" else peer(precision, channels_last)
     answers = os.dup(1)
-    os.dup2(2, 1)  # anything else that is printed is not an answer
+    os.dup2(2, 1)  # the process may print other lines, too
     for line in sys.stdin:
         with report.Timer() as timer:
             work[line.strip()]()

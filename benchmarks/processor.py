@@ -66,7 +66,7 @@ def main(rounds: int = 2) -> None:
     for case, images in IMAGES.items():
         (ours, ours_cpu), (peer, peer_cpu) = best[case, "1"], best[case, "0"]
         cpu = {"ours_cpu_s": round(ours_cpu, 3), "peer_cpu_s": round(peer_cpu, 3)}
-        where = {"instructions": processor.instructions(), "rounds": rounds}
+        conditions = {"instructions": processor.instructions(), "rounds": rounds}
         report.line(
             f"processor/{case}",
             images / ours,
@@ -75,7 +75,7 @@ def main(rounds: int = 2) -> None:
             goal=1.0,
             unit="images/s",
             **cpu,
-            **where,
+            **conditions,
         )
 
 

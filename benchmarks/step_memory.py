@@ -11,8 +11,8 @@ The lines `feedback` are of Meta Pseudo Labels' student with a calibrator for it
 quarter as many labeled images: `cosine`, `soft` rematerialized and `soft` in parts, beside the
 plain step of `soft`.
 
-The memory of a case is the peak of the resident set during the steps minus the resident set before
-them, when network and graph exist. So it has activations, and gradients until their weights have
+The memory of a case is the peak of the resident set during the steps, minus the resident set before
+them. Network and graph exist before. So it has activations, and gradients until their weights have
 moved, but no weights. `ours` and `peer` are images of a step per GiB of that; seconds are medians,
 wall and CPU.
 """

@@ -7,8 +7,8 @@
   moving average, weight decay, gradient norm, stochastic depth and dropout. Keras:
   `tf.keras.applications.EfficientNetB0` under plain `fit` with Keras's RMSprop. timm:
   `tf_efficientnet_b0` where torch and timm are installed, the best of float32 and bfloat16
-  autocast, with and without channels-last. timm runs in its own process, with a glibc that
-  keeps its pages.
+  autocast, with and without channels-last. timm runs in its own process. A glibc setting
+  keeps its pages there.
 - `train_step/loop_...`: steps a second of `training.fit.fit` with data, log lines, checkpoints and
   moving average, beside the bare compiled step, which has neither data nor average. Data are one
   batch in memory, so that the loop and not the cores' share of decoding is measured. But

@@ -81,7 +81,7 @@ class Request:
 
     def _prepared(self) -> bool:
         """Tells whether the source images are unchanged; True where the recipe does not ask."""
-        # Somebody else prepared the data that --data names.
+        # Another command prepared the data that --data names.
         if not self._command.prepared or self._values.get("data"):
             return True
         if self._values["config"].data.get("use_as_prepared", False):

@@ -62,7 +62,7 @@ def start(
       with it.
 
     Raises:
-      InputError: `workdir` cannot be written, or holds something of another config or a damaged
+      InputError: `workdir` cannot be written, or holds another config's files or a damaged
         file; another process is at work in it; or an input is not a finished directory.
     """
     workdir = Path(workdir)

@@ -1,4 +1,4 @@
-"""From images to batches: sources, training records, preprocessing, augmentation, input pipelines.
+"""Images to batches: sources, training records, preprocessing, augmentation, input pipelines.
 
 records.py         the shards of `tf.train.Example`s
 manifest.py        the manifest of a directory of shards

@@ -101,7 +101,7 @@ class Examination:
                 odd.add(result, int(collection.labels[index]), collection.describe(index))
                 yield index, result
                 continue
-            where = collection.describe(index)
+            location = collection.describe(index)
             kinds.update([kind] if kind else [])
             if self.on_error == "fail":
                 more = Counter(
@@ -115,9 +115,9 @@ class Examination:
                 remedy = (
                     "mend or remove it, or leave such files out with --config.data.on_error=skip"
                 )
-                raise InputError(f"{where}: {result}; {remedy}{others}")
-            self.skipped.append({"file": where, "why": result})
-            logging.info("skipped %s: %s", where, result)
+                raise InputError(f"{location}: {result}; {remedy}{others}")
+            self.skipped.append({"file": location, "why": result})
+            logging.info("skipped %s: %s", location, result)
         if kinds:
             logging.warning("--%s: %s", role, formats.passed_over(kinds, setting=True))
         odd.check()

@@ -41,7 +41,7 @@ it almost black."""
 
 
 class Examined(NamedTuple):
-    """What is kept of an image's pixels.
+    """Facts that are kept of an image's pixels.
 
     Attributes:
       height, width: in pixels, as stored (an EXIF orientation is not applied).

@@ -112,8 +112,10 @@ def write_manifest(manifest: Manifest) -> None:
     if manifest.beside:
         images, labels = manifest.beside
         # Relative, since both directories may move together.
-        where = os.path.relpath(images.directory, manifest.directory)
-        beside = {"beside": {"directory": where, "digest": images.digest, "labels": list(labels)}}
+        relative = os.path.relpath(images.directory, manifest.directory)
+        beside = {
+            "beside": {"directory": relative, "digest": images.digest, "labels": list(labels)}
+        }
     write_json(
         manifest.directory / MANIFEST,
         {

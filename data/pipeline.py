@@ -1,4 +1,4 @@
-"""From shards to batches, as a function of (seed, step).
+"""Turns shards into batches, as a function of (seed, step).
 
 The order of the training examples is a permutation per epoch. It is computed, not drawn from a
 shuffle buffer. So a run that starts again at step s gets exactly the batches from s on, and nothing

@@ -112,7 +112,7 @@ def main(
     new = [path for path in (directory, *directory.parents) if not path.exists()]  # innermost first
     fresh = not (directory / "config.json").exists()
     for name in (*sources.SPLITS, "pseudo_labeled") if fresh else ():
-        # Somebody's images, perhaps the very ones to be read.
+        # The user's images, perhaps the ones to be read.
         if (directory / name).exists():
             raise InputError(
                 f"--workdir: {directory / name} exists and was not made by this stage; name "

@@ -1,4 +1,4 @@
-"""From an encoded image to the pixels a network reads, for training and for evaluation.
+"""Turns an encoded image into the pixels that a network reads, for training and evaluation.
 
 Two styles:
 
@@ -38,7 +38,7 @@ _CROP, _FLIP, _RANDAUGMENT, _CUTOUT, _NUM_SEEDS = range(5)
 
 @dataclasses.dataclass(frozen=True)
 class Preprocessing:
-    """How images become pixels; stored with a model, so that it is always fed as it was trained.
+    """The way images become pixels; stored with a model, which is always fed as it was trained.
 
     Attributes:
         image_size: S, side of the square that the network reads, in pixels.
@@ -192,8 +192,8 @@ def random_box(
     )
     box = tf.concat([begin[:2], size[:2]], axis=0)
     # The sampler returns the whole image when it gives up.
-    whole = tf.reduce_all(size[:2] == shape[:2])
-    return tf.where(whole, central_box(shape, image_size, padding), box)
+    is_whole_image = tf.reduce_all(size[:2] == shape[:2])
+    return tf.where(is_whole_image, central_box(shape, image_size, padding), box)
 
 
 def _crop(image: tf.Tensor, box: tf.Tensor) -> tf.Tensor:

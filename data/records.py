@@ -311,8 +311,8 @@ def _check_label(path: str, number: int, record: bytes, manifest: Manifest) -> N
     stored = list(features[name].int64_list.value) if name in features else []
     if len(stored) != 1 or not 0 <= stored[0] - offset < manifest.num_classes:
         found = f"label {stored[0]}" if stored else "no label"
-        where = f"{offset}..{offset + manifest.num_classes - 1}"
+        label_range = f"{offset}..{offset + manifest.num_classes - 1}"
         raise InputError(
             f"{path}: record {number} (counting from 0) has {found}; the labels of this split are"
-            f" {where}"
+            f" {label_range}"
         )

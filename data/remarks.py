@@ -72,7 +72,7 @@ class Remarks:
         self._alike &= image.pixels == self._pixels
 
     def counts(self) -> Mapping[str, int]:
-        """Remark -> number of images."""
+        """Number of images of each remark."""
         return dict(sorted(self._counts.items()))
 
     def check(self) -> None:

@@ -1,4 +1,4 @@
-"""What a data set offers to `data.prepare`: label names, and splits of images.
+"""The interface of a data set to `data.prepare`: label names, and splits of images.
 
 There are two layers. A *collection* is the images of one role as some format keeps them: a folder,
 TFRecords, tar archives, a TFDS data set. Locations of collections are written `[FORMAT:]PATH`, one
@@ -148,7 +148,7 @@ class Collection(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """What a format is asked for.
+    """A request to a format: one location to open.
 
     Attributes:
       location: what the flag says after `FORMAT:`.

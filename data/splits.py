@@ -1,4 +1,4 @@
-"""From collections to a source: examines every image, and draws the splits.
+"""Turns collections into a source: examines every image, and draws the splits.
 
 1. `test` is its own collection, or `test_fraction` of each labeled class. `test_seed` draws it, so
    it is the same for every `seed`.
@@ -319,9 +319,9 @@ def _check_labels(collection: Collection, role: str) -> None:
     num_classes = len(collection.label_names)
     wrong = np.flatnonzero((collection.labels < 0) | (collection.labels >= num_classes))
     if len(wrong):
-        where, label = collection.describe(int(wrong[0])), collection.labels[wrong[0]]
+        location, label = collection.describe(int(wrong[0])), collection.labels[wrong[0]]
         raise InputError(
-            f"--{role}: {where} has class {label}; the {num_classes} classes are"
+            f"--{role}: {location} has class {label}; the {num_classes} classes are"
             f" 0..{num_classes - 1}"
         )
 

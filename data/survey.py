@@ -96,14 +96,16 @@ def of_digits(config: ml_collections.ConfigDict) -> Survey:
     return _of_source(prepare.open_source(config), 0, 0.0)
 
 
-def of_images(config: ml_collections.ConfigDict, most: int = SAMPLE, whole: int = WHOLE) -> Survey:
+def of_images(
+    config: ml_collections.ConfigDict, most: int = SAMPLE, whole_below: int = WHOLE
+) -> Survey:
     """Looks at folders, lists, archives or data sets of TFDS.
 
     Args:
       config: a recipe as `prepare.with_locations` returns it; its locations are of the formats
       `LISTED`.
       most: number of labeled files that are examined, if not all files are.
-      whole: bytes of files up to which all files are examined.
+      whole_below: bytes of files up to which all files are examined.
 
     Raises:
       InputError: what `splits.split` would raise, for the files that were looked at.
@@ -115,7 +117,7 @@ def of_images(config: ml_collections.ConfigDict, most: int = SAMPLE, whole: int 
     all_known = len(known) == len(sizes)
     size = sum(known.values()) if all_known else _estimate(listed["labeled"]) * sum(counts.values())
     began = time.perf_counter()
-    if size <= whole:
+    if size <= whole_below:
         source = splits.split_listed(config, listed)
         return _of_source(source, size, time.perf_counter() - began)
     labeled = listed["labeled"]

@@ -112,7 +112,7 @@ def from_files(
 
 
 def from_videos(
-    videos: Sequence[tuple[Path, str, int]], name: str, where: str, frames: int, num_classes: int
+    videos: Sequence[tuple[Path, str, int]], name: str, origin: str, frames: int, num_classes: int
 ) -> Examples:
     """Returns the frames of `videos`, each (file, key, class).
 
@@ -129,7 +129,7 @@ def from_videos(
     def stream() -> tf.data.Dataset:
         return tf.data.Dataset.from_generator(decoded, output_signature=ELEMENT)
 
-    return Examples(name, where, len(videos) * frames, num_classes, stream)
+    return Examples(name, origin, len(videos) * frames, num_classes, stream)
 
 
 def read_video(path: Path, frames: int | None = None) -> list[np.ndarray]:

@@ -15,7 +15,7 @@ from evaluation import metrics
 
 
 class Column(NamedTuple):
-    """How a table of models shows a number.
+    """A column of a table of models: the way a number is shown.
 
     Attributes:
       title: title of the column.
@@ -33,7 +33,7 @@ class Column(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """How the comparison over seeds shows a number.
+    """A column of the comparison over seeds: the way a number is shown.
 
     Attributes:
       name: key in the comparison's `summary.json`.

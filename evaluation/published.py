@@ -90,12 +90,12 @@ def measure(text: str, network: str, folder: Path) -> tuple[int, float, float, i
     pixels = examples.stream().map(
         lambda encoded, key, label: (eval_image(encoded, preprocessing), label)
     )
-    hits, count = [0, 0], 0
+    right, count = [0, 0], 0
     for images, labels in pixels.batch(BATCH):
         logits = model(images, training=False)
         for place, k in enumerate((1, 5)):
-            hits[place] += int(
+            right[place] += int(
                 tf.reduce_sum(tf.cast(tf.math.in_top_k(labels, logits, k), tf.int32))
             )
         count += int(labels.shape[0])
-    return count, 100 * hits[0] / count, 100 * hits[1] / count, preprocessing.image_size
+    return count, 100 * right[0] / count, 100 * right[1] / count, preprocessing.image_size

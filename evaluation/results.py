@@ -253,8 +253,8 @@ def relative_to(
             p["reference"] = ALEXNET if released_p else baseline
             p["fr"] = robustness.flip_rates(p["flips"], flips) if flips else {}
             known = [p["fr"][name] for name in p["fr"] if name in robustness.PERTURBATIONS]
-            whole = not released_p or len(known) == len(robustness.PERTURBATIONS)
-            p["mfr" if whole else "mfr_of_part"] = robustness.mean_or_none(known)
+            complete = not released_p or len(known) == len(robustness.PERTURBATIONS)
+            p["mfr" if complete else "mfr_of_part"] = robustness.mean_or_none(known)
 
 
 def versus(scores: Mapping[str, Scores], baseline: str) -> dict[str, dict[str, Any]]:

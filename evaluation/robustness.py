@@ -79,8 +79,8 @@ def corruption_errors(
 ) -> dict[str, float | None]:
     """Returns CE of each corruption, in percent: 100 · Σ_s error(s) / Σ_s reference(s).
 
-    The sums are over the severities. CE is None where the reference makes no mistake at all (on a
-    small test set), since nothing can be divided by it.
+    The sums are over the severities. CE is None where the reference makes no mistake (on a small
+    test set).
     """
     result: dict[str, float | None] = {}
     for name, row in errors.items():

@@ -251,7 +251,7 @@ def _rate(result: Predictions) -> dict[str, float]:
     return {"images_per_second": round(len(result.keys) / max(result.seconds, 1e-9), 1)}
 
 
-def sequences(keys: np.ndarray, answers: np.ndarray, frames: int, where: str) -> np.ndarray:
+def sequences(keys: np.ndarray, answers: np.ndarray, frames: int, origin: str) -> np.ndarray:
     """Returns the answers [n · frames] as [n, frames].
 
     Raises:
@@ -259,12 +259,12 @@ def sequences(keys: np.ndarray, answers: np.ndarray, frames: int, where: str) ->
     """
     names, numbers = zip(*(str(key).rsplit("#", 1) for key in keys))
     by_sequence = np.array(names).reshape(-1, frames)
-    whole = (by_sequence == by_sequence[:, :1]).all() and (
+    complete = (by_sequence == by_sequence[:, :1]).all() and (
         np.array(numbers, int).reshape(-1, frames) == np.arange(frames)
     ).all()
-    if not whole:
+    if not complete:
         raise InputError(
-            f"{where} holds sequences that are not {frames} frames each, in order; make the data"
+            f"{origin} holds sequences that are not {frames} frames each, in order; make the data"
             " again"
         )
     return answers.reshape(-1, frames)

@@ -15,7 +15,7 @@ import cli  # noqa: F401  (sets TensorFlow's log level before the first TensorFl
 
 # isort: split
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +29,7 @@ from cli import workdir as workdirs
 from cli.errors import InputError
 from cli.files import atomic_path
 from cli.json_files import write_json
+from experiments.study_figure import WIDTH
 from meta_pseudo_labels import feedback as feedbacks
 
 ESTIMATORS = ("finite_difference", "dot_product", "cosine", "per_example", "soft")
@@ -213,7 +214,7 @@ def main(config: ConfigDict, workdir: str) -> None:
     results = measure(config)
     sizes = list(config.batch_sizes)
     write_json(directory / "results.json", {"batch_sizes": sizes, "signal_to_noise": results})
-    draw(sizes, results, floor(config.draws), directory / "figure.png")
+    draw(config, results, directory / "figure.png")
     workdirs.finish(
         directory, {"batch_sizes": sizes, "signal_to_noise": results}, f"{directory} is done"
     )
@@ -249,44 +250,55 @@ def floor(draws: int) -> float:
     return float(np.sqrt(2) / draws)
 
 
-def draw(
-    sizes: Sequence[int], results: dict[str, list[list[float]]], least: float, path: Path
-) -> None:
+def draw(config: ConfigDict, results: Mapping[str, list[list[float]]], path: Path) -> None:
     """Draws medians and ranges against B_u, both on logarithmic axes.
 
-    A baseline is a dashed line of its estimator's color. Values below `least` are drawn at
-    `least`: there is no signal.
+    A baseline is a dashed line of its estimator's color. Values below `floor` are drawn there: they
+    show no signal. The legend lists the estimators in the order of their last values.
+
+    Args:
+      config: the study's values.
+      results: as `measure` returns them.
+      path: PNG to write.
     """
     colors = dict(zip(ESTIMATORS, ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00")))
-    figure = Figure(figsize=(6.4, 4.4), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 5.0), layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.subplots()
-    for place, (name, ratios) in enumerate(results.items()):
+    axes, least = figure.subplots(), floor(config.draws)
+    for place, (name, ratios) in enumerate(sorted(results.items(), key=_last, reverse=True)):
         estimator, _, baseline = name.partition(", ")
-        values, apart = (
-            np.maximum(ratios, least),
-            1 + 0.03 * (place - len(results) // 2),
-        )  # so that bars do not hide each other
+        values = np.maximum(ratios, least)
         middle = np.median(values, 1)
-        spread = (middle - values.min(1), values.max(1) - middle)
-        style, x = "o--" if baseline else "o-", np.array(sizes) * apart
+        aside = 1 + 0.03 * (place - len(results) // 2)  # so that ranges do not hide each other
         axes.errorbar(
-            x,
+            np.array(config.batch_sizes) * aside,
             middle,
-            spread,
-            fmt=style,
+            (middle - values.min(1), values.max(1) - middle),
+            fmt="o--" if baseline else "o-",
             color=colors[estimator],
-            markersize=4,
-            elinewidth=0.8,
-            label=name,
+            markersize=5,
+            elinewidth=1,
+            label=name.replace("_", " "),
         )
-    axes.axhline(least, color="0.5", linestyle=":", label="no signal")
+    axes.axhline(least, color="0.4", linestyle=":", label="no signal")
     axes.set(xscale="log", yscale="log")
-    axes.set(
-        xlabel="unlabeled images in a step, B_u",
-        ylabel="signal-to-noise of the teacher's gradient",
+    axes.set_xticks(config.batch_sizes, [str(size) for size in config.batch_sizes])
+    axes.set_xticks([], minor=True)
+    axes.set_xlabel("unlabeled images in a step, B_u", fontsize=11)
+    axes.set_ylabel("signal-to-noise of the teacher's gradient", fontsize=11)
+    axes.set_title(
+        f"Median and range of {config.batches} batches, {config.draws} draws each, seed"
+        f" {config.seed}",
+        fontsize=12,
     )
-    axes.legend(fontsize=7)
+    axes.tick_params(labelsize=11)
+    line, *curves = zip(*axes.get_legend_handles_labels())
+    figure.legend(*zip(*curves, line), loc="outside right upper", fontsize=10)
     axes.grid(alpha=0.3)
     with atomic_path(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=120)
+        figure.savefig(temporary, format="png", dpi=200)
+
+
+def _last(item: tuple[str, list[list[float]]]) -> float:
+    """Returns the median of an estimator's ratios at the largest batch."""
+    return float(np.median(item[1][-1]))

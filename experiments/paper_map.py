@@ -22,6 +22,15 @@ Each row has the commands that would make a part of the papers, and how far they
 the plan with the papers' numbers. It fails where a recipe, a flag or a file is gone. `IMAGENET`,
 `POOL`, `DIR` and the like stand for your own locations ([data.md](data.md)).
 
+**Before a run** add `--dry_run` to its command; the data need not be there yet. With
+`--devices=8 --device=A100` it plans for devices that are not here: settings that fit, memory, hours
+([what fits where](scaling.md#what-fits-where)).
+
+**Rows with the same teacher.** Give each row a work directory of its own. A row begins with what
+another row has made where you link it: `mkdir W2; ln -s ../W1/data ../W1/teacher W2/`. Stages with
+other settings than the row's are refused, not used. Link `selector`, `predictions_0` and
+`pseudo_labeled_0`, too, where the selection is the same.
+
 | verdict | what it means |
 |---|---|
 """

@@ -65,7 +65,7 @@ def plan(config: ConfigDict, workdir: Path) -> str:
     clock = _Clock()
     images: dict[str, dict[str, Any]] = {}
     hours: list[str] = []
-    total, whole = 0.0, True
+    total, complete = 0.0, True
     for name, *_ in config.runs:
         counts, seconds = np.zeros(3, np.int64), 0.0
         for part in _parts(config, workdir, name, images):
@@ -73,14 +73,14 @@ def plan(config: ConfigDict, workdir: Path) -> str:
                 steps = training.values["steps"]
                 counts += part.times * np.array([1, steps, steps * _images(training)])
                 needed = clock.seconds(part, training)
-                whole = whole and needed is not None
+                complete = complete and needed is not None
                 seconds += part.times * (needed or 0.0)
         lines.append(f"{name:<24}" + "{:>10,}{:>10,}{:>14,}".format(*counts * config.seeds))
         hours.append(f"  {name:<22}{times.duration(seconds * config.seeds)}")
         sums += counts * config.seeds
         total += seconds * config.seeds
     lines.append(f"{f'{config.seeds} seeds, all runs':<24}" + "{:>10,}{:>10,}{:>14,}".format(*sums))
-    about = f"{'about' if whole else 'at least'} {times.duration(total)}"
+    about = f"{'about' if complete else 'at least'} {times.duration(total)}"
     return "\n".join([*lines, "", f"time of the trainings on this machine: {about}", *hours])
 
 

@@ -92,8 +92,8 @@ def claims(config: ConfigDict, found: Mapping[str, Mapping[int, float]]) -> list
     rows: list[dict[str, Any]] = []
     for better, worse, finding in config.claims:
         pair = [[found[name].get(seed) for seed in seeds(config)] for name in (better, worse)]
-        whole = all(number is not None for numbers in pair for number in numbers)
-        compared = study.compare(pair[0], pair[1]) if whole else {}  # type: ignore[arg-type]
+        complete = all(number is not None for numbers in pair for number in numbers)
+        compared = study.compare(pair[0], pair[1]) if complete else {}  # type: ignore[arg-type]
         rows.append({"finding": finding, **compared})
     if config.correction == "holm":
         if all("p" in row for row in rows):

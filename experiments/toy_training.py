@@ -195,7 +195,9 @@ def check_method(name: str, method: ConfigDict) -> None:
         raise InputError(f"methods.{name}.temperature is {method.temperature}; it must be above 0")
     for key, known in CHOICES.items():
         if method[key] not in known:
-            raise InputError(f"methods.{name}.{key}: no {method[key]!r}; known: {', '.join(known)}")
+            raise InputError(
+                f"methods.{name}.{key}: there is no {method[key]!r}; known: {', '.join(known)}"
+            )
     if method.feedback:
         try:
             feedbacks.find_estimator(method.estimator, method.pseudo_labels)

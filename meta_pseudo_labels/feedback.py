@@ -239,7 +239,7 @@ def hard_loss(
       feedback: h () or h_i (B,). With h the factor is B_u for ∇J itself, and 1 for ∇J/B_u (eq. 12
         read with CE as the average that Section 2 defines). With h_i of the labels drawn the factor
         is 1: E[h_i Σ_j ∇CE_j] = E[h_i ∇CE_i] by consequence 3. So leaving out the other examples'
-        terms takes their variance away, and nothing else to the first order in η_S (∇L_l(θ_S') in
+        terms takes away only their variance, to the first order in η_S (∇L_l(θ_S') in
         h_i still depends on all labels).
       pseudo_labels: ŷ, one-hot (B, K).
       logits: the teacher's logits that ŷ was drawn from, (B, K).

@@ -7,7 +7,7 @@ changed in the backbone. None of them changes what the backbone computes when it
 - Its stochastic depth draws from a stateful generator; `nets.noise.StochasticDepth` takes its
   place.
 - Its initial weights are drawn again, each from the seed and its place in the network. keras-cv
-  gives all EfficientNetV2 kernels of the same shape the same numbers.
+  itself gives equal numbers to all EfficientNetV2 kernels of one shape.
 """
 
 from __future__ import annotations

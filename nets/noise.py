@@ -46,7 +46,7 @@ IntLike = Union[int, tf.Tensor]
 
 
 class _Noise:
-    """What :func:`model_noise` leaves for the layers."""
+    """State that :func:`model_noise` leaves for the layers."""
 
     def __init__(
         self,

@@ -78,9 +78,11 @@ def smallest(
         need = need - (up_to[np.arange(len(rows)), bins] - inside)
         prefix = (prefix << np.uint64(digit)) | bins.astype(np.uint64)
         remaining -= digit
-        whole = inside == need  # all of that bin is wanted: cut at its upper end
-        cut[rows[whole]] = ((prefix[whole] + np.uint64(1)) << np.uint64(remaining)) - np.uint64(1)
-        rows, need, prefix = rows[~whole], need[~whole], prefix[~whole]
+        bin_fits = inside == need  # all of that bin is wanted: cut at its upper end
+        cut[rows[bin_fits]] = (
+            (prefix[bin_fits] + np.uint64(1)) << np.uint64(remaining)
+        ) - np.uint64(1)
+        rows, need, prefix = rows[~bin_fits], need[~bin_fits], prefix[~bin_fits]
     cut[rows], ties[rows] = prefix, need
     return cut, ties
 
@@ -130,7 +132,7 @@ def _digit_histogram(
 
 @dataclasses.dataclass(frozen=True)
 class Selection:
-    """How often each image is used, as a function of its class, confidence and hash.
+    """The number of times each image is used, as a function of its class, confidence and hash.
 
     Attributes:
       rank_cut: uint32 [K], confidence rank of the last image kept.

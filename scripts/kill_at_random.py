@@ -100,12 +100,12 @@ def main(workdir: str, kills: int = 20, seed: int = 0, workers: int = 1, steps: 
     data = root / "data"
     began = time.monotonic()
     finish(start(root / "whole", data, steps, workers))
-    whole = time.monotonic() - began
+    undisturbed = time.monotonic() - began
     done = 0
     while done < kills:
         started = time.time()
         processes = start(root / "killed", data, steps, workers)
-        index, moment = rng.randrange(workers), rng.uniform(0, whole / 4)
+        index, moment = rng.randrange(workers), rng.uniform(0, undisturbed / 4)
         try:
             processes[index].wait(moment)
             finish(processes)

@@ -58,14 +58,14 @@ def outcome(
     expected = function(*single)
     try:
         found = tf.function(function)(*split)
-        whole = [
+        unsplit = [
             dtensor.unpack(dtensor.relayout(f, dtensor.Layout.replicated(mesh, f.shape.rank)))[0]
             for f in found
         ]
     except tf.errors.OpError as error:
         reason = re.search(r"error: (.*?)(tensorflow/|\(component|$)", str(error), re.DOTALL)
         return " ".join((reason[1] if reason else str(error)).split())
-    same = all(np.allclose(a, b, rtol=1e-3, atol=1e-3) for a, b in zip(whole, expected))
+    same = all(np.allclose(a, b, rtol=1e-3, atol=1e-3) for a, b in zip(unsplit, expected))
     return "exact" if same else "WRONG"
 
 

@@ -34,53 +34,27 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 from absl import logging as absl_logging
 from tensorflow.core.protobuf import saved_model_pb2
 
 from cli import buckets
 from cli.errors import InputError
-from cli.files import atomic_path, file_digest, plain_path
 from cli.json_files import read_json, write_json
 from cli.workdir import fingerprint, finish, require_finished, say_done
-from data.preprocessing import Preprocessing, eval_image
-from serving import card, onnx_file, preprocess, settings
+from serving import assets, onnx_file, probes, settings
 from serving import neighbors as nearest
-from serving.answers import OK
 from serving.images import MAX_PIXELS
 from serving.signatures import Classifier
 from serving.versions import EXPORT, SAVED_MODEL, digests, versions
 from training import model_dir
-from training.model_dir import ModelSpec
 from training.optimize import WEIGHTS
 from training.writes import writing
 
 NAME = "classifier"
-LICENSE = (
-    "Not stated: say it with `run_export.sh --license=…`. (The code that trained and exported the"
-    " model is under Apache-2.0.)"
-)
 # Two computations of the same function give probabilities that differ by less than this, whatever
 # the order and rounding of their sums.
 SAME = 1e-4
-PROBES = 16
-
-EVALUATION = {"split": (str, None), "examples": (int, None)}
-STORED = {
-    "weights": str,
-    "optimize": bool,
-    "max_pixels": int,
-    "deviation": float,
-    "deviation_images": int,
-    "evaluation?": ({**EVALUATION, "metrics": dict}, None),
-    "license?": str,
-    "onnx?": ({"opset": int, "deviation": float}, None),
-    "neighbors?": ({"images": int, "data": str}, None),
-    "sha256?": dict,
-}
-"""Fields that `export.json` holds at least."""
-
 _TEMPORARY = ".export.tmp"  # TF Serving looks at numbers only
 
 
@@ -141,10 +115,10 @@ def main(
     version = _find_version(folder, origin)
     summary = serving_dir / "summary.json"
     if version is not None and onnx:
-        _add_onnx(folder / str(version), model)
+        assets.add_onnx(folder / str(version), model)
     if version is not None and neighbors:
-        _add_neighbors(folder / str(version), model, neighbors)
-    if version is not None and _tell(folder / str(version), spec, run, told):
+        assets.add_neighbors(folder / str(version), model, neighbors)
+    if version is not None and assets.tell(folder / str(version), spec, run, told):
         print(f"the card of {folder / str(version)} is written anew")
     if (
         version is not None
@@ -165,7 +139,7 @@ def main(
                 folder,
                 version,
                 model,
-                {**origin, "evaluation": None, "license": LICENSE, **told},
+                {**origin, "evaluation": None, "license": assets.LICENSE, **told},
                 onnx,
                 neighbors,
             )
@@ -174,7 +148,7 @@ def main(
             raise
     path = folder / str(version)
     settings.write(serving_dir, name)
-    deviation = read_json(path / EXPORT, STORED)["deviation"]
+    deviation = read_json(path / EXPORT, assets.STORED)["deviation"]
     finish(
         serving_dir,
         {
@@ -237,7 +211,7 @@ def _evaluation(directory: str, run: Path) -> dict[str, Any]:
             " again since; evaluate this one with run_evaluate.sh"
         )
     summary = require_finished(
-        directory, "evaluation", "run_evaluate.sh", {**EVALUATION, "models": {name: dict}}
+        directory, "evaluation", "run_evaluate.sh", {**assets.EVALUATION, "models": {name: dict}}
     )
     return {
         "split": summary["split"],
@@ -272,8 +246,8 @@ def _write_version(
         tf.saved_model.save(module, str(temporary), signatures=module.functions)
     stored = {
         **stored,
-        "deviation": deviation(temporary, network, spec),
-        "deviation_images": PROBES,
+        "deviation": probes.deviation(temporary, network, spec),
+        "deviation_images": probes.COUNT,
     }
     if math.isnan(stored["deviation"]):
         raise InputError(
@@ -290,140 +264,20 @@ def _write_version(
     (extra / "labels.txt").write_text(
         "".join(f"{name}\n" for name in spec.label_names), encoding="utf-8"
     )
-    _write_preprocessing(extra, spec.preprocessing)
+    assets.write_preprocessing(extra, spec.preprocessing)
     if onnx:
-        stored["onnx"] = _write_onnx(extra, network, spec, stored)
+        stored["onnx"] = assets.write_onnx(extra, network, spec, stored)
     if neighbors:
         stored["neighbors"] = nearest.write(temporary, neighbors, spec.label_names)
     write_json(temporary / EXPORT, {**stored, "sha256": digests(temporary)})
-    _write_card(temporary, folder.name, version, spec, model_dir.run_directory(Path(model)), stored)
+    assets.write_card(
+        temporary, folder.name, version, spec, model_dir.run_directory(Path(model)), stored
+    )
     for path in (p for p in temporary.rglob("*") if p.is_file()):
         with open(path, "rb") as f:
             os.fsync(f.fileno())  # the name must not survive a power cut without the content
     buckets.publish_tree(folder / str(version), temporary)
     os.replace(temporary, folder / str(version))
-
-
-def _write_preprocessing(extra: Path, preprocessing: Preprocessing) -> None:
-    """Writes `preprocessing.json` and `preprocess.py`: how pixels reach the network."""
-    write_json(extra / "preprocessing.json", onnx_file.describe(preprocessing))
-    with atomic_path(extra / "preprocess.py") as temporary:
-        shutil.copyfile(preprocess.__file__, temporary)
-
-
-def _write_onnx(
-    extra: Path, network: tf.keras.Model, spec: ModelSpec, stored: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Writes `model.onnx` and returns its entry in `export.json`.
-
-    Raises InputError where it answers differently.
-    """
-    _, images = _probes(spec.preprocessing)
-    metadata = onnx_file.metadata(spec, stored["license"], stored["model"])
-    found = onnx_file.write(
-        extra / onnx_file.FILE, network, spec, metadata, stored["weights"], images.numpy()
-    )
-    print(
-        f"{onnx_file.FILE} has opset {onnx_file.OPSET}; its probabilities differ from the trained"
-        f" model's by at most {found:.2g}"
-    )
-    return {"opset": onnx_file.OPSET, "deviation": found}
-
-
-def _add_onnx(path: Path, model: str) -> None:
-    """Adds `model.onnx` to the version in `path`, an export of `model`, where it has none."""
-    stored = read_json(path / EXPORT, STORED)
-    if stored.get("onnx"):
-        return
-    extra, (network, spec) = (path / EXPORT).parent, model_dir.load(model)
-    stored = {"evaluation": None, "license": LICENSE, **stored}
-    stored["onnx"] = _write_onnx(extra, network, spec, stored)
-    # After the check, since it may change files with digests.
-    _write_preprocessing(extra, spec.preprocessing)
-    _write_card(
-        path, path.parent.name, int(path.name), spec, model_dir.run_directory(Path(model)), stored
-    )
-    write_json(
-        path / EXPORT,
-        _with_digests(path, stored, onnx_file.FILE, "preprocessing.json", "preprocess.py"),
-    )
-    print(f"added {extra / onnx_file.FILE}")
-
-
-def _add_neighbors(path: Path, model: str, data: str) -> None:
-    """Adds the index of labeled images of `data` to the version in `path`, where it is not there.
-
-    Raises InputError where `data` cannot be used.
-    """
-    stored, spec = read_json(path / EXPORT, STORED), model_dir.read_spec(model)
-    if (stored.get("neighbors") or {}).get("data") == fingerprint(data):
-        return
-    stored = {"evaluation": None, "license": LICENSE, **stored}
-    stored["neighbors"] = nearest.write(path, data, spec.label_names)
-    _write_card(
-        path, path.parent.name, int(path.name), spec, model_dir.run_directory(Path(model)), stored
-    )
-    write_json(path / EXPORT, _with_digests(path, stored, nearest.FILE))
-    print(f"added {(path / EXPORT).parent / nearest.FILE}")
-
-
-def _with_digests(path: Path, stored: dict[str, Any], *names: str) -> dict[str, Any]:
-    """Returns `stored` with the digests of these files of `assets.extra/` as they are now."""
-    extra = (path / EXPORT).parent
-    new = {f"{extra.name}/{name}": file_digest(extra / name) for name in names}
-    return {**stored, "sha256": {**stored.get("sha256", {}), **new}}
-
-
-def _write_card(
-    directory: Path, name: str, version: int, spec: ModelSpec, run: Path, stored: Mapping[str, Any]
-) -> None:
-    with atomic_path(directory / "MODEL_CARD.md") as temporary:
-        training = read_json(run / "summary.json", card.TRAINING)
-        temporary.write_text(card.text(name, version, spec, training, stored), encoding="utf-8")
-
-
-def _tell(path: Path, spec: ModelSpec, run: Path, told: Mapping[str, Any]) -> bool:
-    """Puts what is new in `told` into the card of the version in `path`.
-
-    Returns whether anything was new.
-    """
-    before = read_json(path / EXPORT, STORED)
-    if told.items() <= before.items():
-        return False
-    stored = {"evaluation": None, "license": LICENSE, **before, **told}
-    _write_card(path, path.parent.name, int(path.name), spec, run, stored)
-    if stored.get("onnx") and "license" in told:
-        onnx_file.set_license((path / EXPORT).parent / onnx_file.FILE, stored["license"])
-        stored = _with_digests(path, stored, onnx_file.FILE)
-    write_json(path / EXPORT, stored)
-    return True
-
-
-def deviation(path: Path, model: tf.keras.Model, spec: ModelSpec) -> float:
-    """Returns the largest difference of a probability between a SavedModel and the trained model.
-
-    Both answer synthetic images of the model's size. The result is NaN if one of them answers with
-    numbers that are not finite.
-    """
-    encoded, images = _probes(spec.preprocessing)
-    expected = tf.nn.softmax(tf.cast(model(images, training=False), tf.float32))
-    loaded = tf.saved_model.load(str(plain_path(path)))
-    actual = loaded.signatures["serving_default"](image_bytes=encoded)
-    if tf.reduce_any(actual["status"] != OK):
-        return math.nan
-    return float(tf.reduce_max(tf.abs(actual["probabilities"] - expected)))
-
-
-def _probes(preprocessing: Preprocessing) -> tuple[tf.Tensor, tf.Tensor]:
-    """Makes synthetic images: encoded, string [PROBES], and prepared, float32 [PROBES, S, S, 3]."""
-    size, encoded = preprocessing.image_size, []
-    for i in range(PROBES):
-        colors = np.random.Generator(np.random.PCG64([i])).uniform(0, 255, (4, 4, 3))
-        picture = tf.clip_by_value(
-            tf.image.resize(colors, [size + size // 4, size + size // 3], "bicubic"), 0, 255
-        )
-        encoded.append(tf.io.encode_png(tf.cast(picture, tf.uint8)))
-    return tf.stack(encoded), tf.stack([eval_image(image, preprocessing) for image in encoded])
 
 
 @contextlib.contextmanager

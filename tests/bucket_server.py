@@ -102,7 +102,7 @@ def _the_server() -> Server:
 
 @contextlib.contextmanager
 def running(monkeypatch: Any, cache: Any) -> Iterator[Server]:
-    """A server with an empty bucket, named in the environment, and the cache folder `cache`."""
+    """Yields a server with an empty bucket that the environment names, cached in `cache`."""
     import moto.backends
 
     for name, value in (

@@ -40,7 +40,7 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 def test_an_architecture_through_every_stage(config: Any, tmp_path: Path) -> None:
     loop.check_loop(config)
     plan = dry_runs.describe(config, tmp_path, {}, loop.plan(config, tmp_path, {}, "auto"))
-    assert "of which 1,586 are trained, 32 px" in plan and "activations not known" in plan
+    assert "parameters (1,586 trained), 32 px" in plan and "activations not known" in plan
     data, run = tmp_path / "data", tmp_path / "teacher"
     prepare.main(config, str(data))
     train.main(config, str(run), str(data), "teacher", strategy="one_device")

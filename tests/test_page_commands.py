@@ -32,7 +32,7 @@ READ = [page for page in PAGES if page.name != "paper_map.md"]
 
 
 def commands_of(text: str) -> Iterator[str]:
-    """The commands of a page, with the shell variables that it sets put in."""
+    """Returns the commands of a page, with the shell variables that it sets put in."""
     values: dict[str, str] = {}
 
     def put_in(line: str) -> str:

@@ -19,7 +19,7 @@ LINK = re.compile(r"!?\[(?:[^\[\]]|\[[^\]]*\])*\]\(([^()\s]+)\)")
 
 
 def text_of(page: Path) -> str:
-    """The Markdown of a page; of a notebook that of its Markdown cells."""
+    """Returns the Markdown of a page; of a notebook, the Markdown of its Markdown cells."""
     text = page.read_text(encoding="utf-8")
     if page.suffix == ".ipynb":
         cells = [cell for cell in json.loads(text)["cells"] if cell["cell_type"] == "markdown"]
@@ -28,7 +28,7 @@ def text_of(page: Path) -> str:
 
 
 def prose(text: str) -> list[tuple[int, str]]:
-    """(number, line) of the lines outside of fenced code."""
+    """Yields (number, line) of the lines outside of fenced code."""
     found, fenced = [], False
     for number, line in enumerate(text.splitlines(), 1):
         if line.lstrip().startswith("```"):
@@ -39,7 +39,7 @@ def prose(text: str) -> list[tuple[int, str]]:
 
 
 def slug(title: str) -> str:
-    """The anchor that GitHub and MyST give a heading."""
+    """Returns the anchor that GitHub and MyST give a heading."""
     plain = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", title)
     return re.sub(r"[^\w\- ]", "", plain.strip().lower()).replace(" ", "-")
 
@@ -58,7 +58,7 @@ def anchors(page: Path) -> set[str]:
 
 
 def broken(page: Path, text: str) -> list[str]:
-    """The links of a page's text that lead nowhere in the project."""
+    """Returns the links of a page's text that lead nowhere in the project."""
     plain = re.sub(r"`[^`\n]*`", "``", "\n".join(line for _, line in prose(text)))
     wrong = []
     for target in LINK.findall(plain):
@@ -74,7 +74,7 @@ def broken(page: Path, text: str) -> list[str]:
 
 
 def too_long(text: str) -> list[str]:
-    """The lines above 100 columns that could be broken.
+    """Returns the lines above 100 columns that could be broken.
 
     Tables, headings and pictures are one line each, and what is printed by a program (```text)
     stays as it is. A command in backticks and a link's address cannot be broken.
@@ -96,7 +96,7 @@ def too_long(text: str) -> list[str]:
 
 
 def opening(text: str) -> tuple[str, str]:
-    """The first two paragraphs below a page's title."""
+    """Returns the first two paragraphs below a page's title."""
     _, first, second, *_ = text.split("\n\n")
     return first, second
 

@@ -1,4 +1,4 @@
-"""What every run shares, from optimizers and schedules to the fit loop.
+"""The parts that every run shares, from optimizers and schedules to the fit loop.
 
 The package has optimizers, schedules, EMA, strategies, checkpoints, the fit loop and the metrics
 log.

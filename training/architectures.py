@@ -119,7 +119,7 @@ TABLE = (
             "stem_stride?": _WHOLE,
             "strides?": ([int], None),
         },
-        check="efficientnet.architectures:check",
+        check="efficientnet.architectures:check_settings",
         parameters="efficientnet.counts:parameters",
         activations="efficientnet.counts:activations",
         multiply_adds="efficientnet.counts:multiply_adds",
@@ -142,7 +142,7 @@ TABLE = (
         title=lambda name: f"Wide ResNet {name[4:].replace('_', '-')}",
         smoke={"name": "wrn_10_1"},
         types={**_RESNET_TYPES, "variant?": _TEXT},
-        check="resnet.wide_resnet:check",
+        check="resnet.wide_resnet:check_settings",
         activations="resnet.counts:activations",
         multiply_adds="resnet.counts:multiply_adds",
     ),
@@ -157,7 +157,7 @@ TABLE = (
             title=keras_cv_backbones.title,
             smoke={"name": keras_cv_backbones.PREFIX + next(iter(rows))},
             types={**_COMMON_TYPES, "survival_probability?": _NUMBER},
-            check="nets.keras_cv_backbones:check",
+            check="nets.keras_cv_backbones:check_settings",
             reduction="nets.keras_cv_backbones:reduction",
         )
         for rows in keras_cv_backbones.FAMILIES.values()

@@ -93,9 +93,9 @@ class Steps(tf.keras.callbacks.Callback):
         if not self.stepped and not workers.several(self.strategy):
             self._leave("before its first step")
 
-    def _leave(self, where: str) -> None:
+    def _leave(self, moment: str) -> None:
         print(
-            f"stopped by SIGTERM {where}; the same command continues from the last checkpoint",
+            f"stopped by SIGTERM {moment}; the same command continues from the last checkpoint",
             file=sys.stderr,
             flush=True,
         )

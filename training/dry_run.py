@@ -220,7 +220,7 @@ class Parameters(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.all:,} parameters" + (
-            f", of which {self.trained:,} are trained" if self.trained != self.all else ""
+            f" ({self.trained:,} trained)" if self.trained != self.all else ""
         )
 
 

@@ -101,8 +101,8 @@ class LARS(tf.keras.optimizers.Optimizer):
 
     λ is 1 if either norm is 0, and for vectors: biases and BatchNorm's gamma and beta.
 
-    g contains the weight decay if the loss does. ‖g‖ is then the norm of the sum, where the paper
-    writes the sum of the norms.
+    g contains the weight decay if the loss does. ‖g‖ is then the norm of the sum. The paper writes
+    the sum of the norms.
     """
 
     def __init__(

@@ -145,7 +145,7 @@ def length(train: dict[str, Any], labeled_examples: int, batch_size: int) -> str
     steps = _steps(epochs, labeled_examples, batch_size)
     are = f"{epochs:g} epochs are {steps:,} steps"
     if steps >= least:
-        return f"{are}, no fewer than min_steps={least:,}"
+        return f"{are}, no fewer than min_steps={least:,}" if least else are
     return (
         f"{are}; min_steps raises that to {least:,}, which are"
         f" {least * batch_size / labeled_examples:,.1f} epochs"

@@ -43,7 +43,7 @@ SAMPLES = 8
 
 
 class Inputs(NamedTuple):
-    """What a training reads.
+    """The inputs of a training.
 
     Attributes:
       data: the prepared data, for its validation split.
@@ -61,7 +61,7 @@ class Inputs(NamedTuple):
 
 
 class Devices(NamedTuple):
-    """Where a training runs; see `training.strategy.create`.
+    """The devices of a training; see `training.strategy.create`.
 
     `profile_steps` is FIRST,LAST: the first and the last step to profile.
     """

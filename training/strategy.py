@@ -1,4 +1,4 @@
-"""Where a run computes: one device, all GPUs of a machine, several machines, or a TPU."""
+"""The devices of a run: one device, all GPUs of a machine, several machines, or a TPU."""
 
 from __future__ import annotations
 

@@ -104,8 +104,8 @@ def _go_on(url: str, part: Path) -> None:
     except urllib.error.HTTPError as error:
         if error.code != http.client.REQUESTED_RANGE_NOT_SATISFIABLE or not held:
             raise
-        whole = (error.headers.get("Content-Range") or "").rpartition("/")[2]
-        if whole == str(held):  # nothing was left to download
+        size = (error.headers.get("Content-Range") or "").rpartition("/")[2]
+        if size == str(held):  # nothing was left to download
             return
         part.unlink()
         raise ConnectionError(

@@ -75,12 +75,12 @@ def preview(text: str, model: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
     row = published.find(text, model["name"])
     if row is None:
         return dict(find(text, model).spec.architecture), text
-    where = row.source
+    location = row.source
     if not row.is_here and row.package:
-        where = f"not installed: {published.install_command(row.package)}"
+        location = f"not installed: {published.install_command(row.package)}"
     elif not row.is_here:
-        where = f"to be downloaded from {row.url} to {row.cached}"
-    return {"name": row.network, **_of_training(model)}, f"{row.name}:{row.network}, {where}"
+        location = f"to be downloaded from {row.url} to {row.cached}"
+    return {"name": row.network, **_of_training(model)}, f"{row.name}:{row.network}, {location}"
 
 
 def _of_training(model: Mapping[str, Any]) -> dict[str, Any]:

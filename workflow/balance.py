@@ -96,7 +96,7 @@ class ScoreShards:
     fraction: float = 1.0
 
     def setup(self) -> None:
-        """Nothing to load."""
+        """Loads nothing."""
 
     def columns_path(self, shard: int) -> Path:
         """Returns the file with the columns of the images above the threshold."""
@@ -231,7 +231,7 @@ class WriteShards:
     copy_images: bool = True
 
     def setup(self) -> None:
-        """Nothing to load."""
+        """Loads nothing."""
 
     def outputs(self, shard: int) -> list[str]:
         """Returns the file of the shard's training records."""

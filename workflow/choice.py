@@ -120,10 +120,10 @@ def of_evaluations(workdir: Path, models: Sequence[str], fold: int = 0) -> Answe
         if not (
             np.array_equal(answers["keys"], keys) and np.array_equal(answers["labels"], labels)
         ):
-            where = workdir / f"{VALIDATION}_{number}"
+            directory = workdir / f"{VALIDATION}_{number}"
             raise InputError(
-                f"{where} is of other images than {VALIDATION}_0; delete both, and the same command"
-                " evaluates again"
+                f"{directory} is of other images than {VALIDATION}_0; delete both, and the same"
+                " command evaluates again"
             )
     probabilities = np.stack([answers["probabilities"] for answers in found])
     return Answers(keys, labels, tuple(models), probabilities, np.full(len(keys), fold, np.int64))

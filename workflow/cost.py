@@ -77,7 +77,7 @@ class Disk:
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-    """What the unfinished stages cost; `memory` is None where it is not known."""
+    """Cost of the unfinished stages; `memory` is None where it is not known."""
 
     memory: Memory | None
     disk: Disk
@@ -322,5 +322,7 @@ def dry_run(
         ),
         flush=True,
     )
+    if problem:
+        print("Add --devices=8 --device=A100, or the like, to plan for other devices.", flush=True)
     if problem and not plans.missing(config, workdir, folders, stages):
         raise InputError(problem)

@@ -125,9 +125,9 @@ def read_copied(selection: Manifest, shard: int) -> Iterator[tuple[str, Copied]]
             if selection.beside:
                 image = image._replace(position=int(features["position"].int64_list.value[0]))
         except (IndexError, ValueError) as error:
-            where = f"{path}: record {position} (counting from 0)"
+            record = f"{path}: record {position} (counting from 0)"
             raise InputError(
-                f"{where} lacks image/key, image/encoded or label; make the balanced set again"
+                f"{record} lacks image/key, image/encoded or label; make the balanced set again"
             ) from error
         if current and key == current[0]:
             if image.encoded != current[1].encoded:

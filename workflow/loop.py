@@ -31,7 +31,7 @@ from workflow import (
     shard_jobs,
     train,
 )
-from workflow import labels as people
+from workflow import labels as labels_file
 from workflow.iterations import exhausted, names_of, require_unlabeled, train_and_choose
 from workflow.loop_checks import check_loop, require_flags_read
 from workflow.loop_results import SECONDS, SUMMARY, summarize, table
@@ -162,7 +162,7 @@ def _loop(
         if tpu and "strategy" in stage.arguments:
             stage = stage._replace(arguments={**stage.arguments, "tpu": tpu})
         run_stage(stage, directory, config_flags, beam_options, created)
-        people.after(stage.directory, directory)
+        labels_file.after(stage.directory, directory)
 
     prepare_data, *stages = trainings(config, directory, folders, strategy)
     run(prepare_data)
@@ -170,7 +170,7 @@ def _loop(
     chosen = train_and_choose(config, directory, folders, strategy, stages, run)
     names = list(chosen["models"]) or names_of(config.iterations)
     students = len(names) - 1
-    for stage in people.answers(config, directory, students):
+    for stage in labels_file.answers(config, directory, students):
         run(stage)
     for stage in ending(config, directory, strategy, students, names.index(chosen["served"])):
         run(stage)

@@ -1,4 +1,4 @@
-"""What a finished loop tells: its summary, and the table of its stages."""
+"""Results of a finished loop: its summary, and the table of its stages."""
 
 from __future__ import annotations
 

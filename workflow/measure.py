@@ -47,7 +47,7 @@ AT_LEAST, AT_MOST, ENOUGH = 2, 20, 3.0
 
 
 class Rates(NamedTuple):
-    """What was measured.
+    """The measured times.
 
     Attributes:
       first: seconds until the end of the first step: building, tracing, compilation.

@@ -101,7 +101,7 @@ class Target:
 
 @dataclasses.dataclass(frozen=True)
 class Choice:
-    """How a training runs on the devices.
+    """The way a training runs on the devices.
 
     Attributes:
       training: the training with the values chosen.

@@ -49,7 +49,7 @@ class RelabelShards:
     directory: Path
 
     def setup(self) -> None:
-        """Nothing to load."""
+        """Loads nothing."""
 
     def outputs(self, shard: int) -> list[str]:
         """Returns the file of the shard's training records."""

@@ -60,7 +60,7 @@ DASK_RUNNER = "apache_beam.runners.dask.dask_runner.DaskRunner"
 
 
 class Job(Protocol):
-    """What is done to each shard.
+    """The work on each shard.
 
     A job is pickled to the workers before `setup`: a dataclass of paths and numbers is best.
     """
@@ -235,7 +235,7 @@ def pipeline_options(flags: Sequence[str]) -> PipelineOptions:
 
 
 class _Work:
-    """What a worker does: loads what the job needs, then makes the files of shard after shard."""
+    """Does a worker's part: loads what the job needs, then makes the files of shard after shard."""
 
     def __init__(self, job: Job, notes: Notes, num_shards: int) -> None:
         self._job, self._notes, self._num_shards = job, notes, num_shards

@@ -28,7 +28,7 @@ MEASURED_GIB = 3.0
 
 @dataclasses.dataclass
 class _Timed:
-    """What is known of a training's time.
+    """Knowledge of a training's time.
 
     Attributes:
       rates: rates of the training.
@@ -208,8 +208,8 @@ def table(config: ConfigDict, stages: Sequence[Stage], counts: dict[str, Any]) -
     several = gpus.count() > 1 and not any(
         stage.arguments.get("strategy") == "one_device" for stage in stages
     )
-    where = "one of this machine's GPUs; more of them share a batch" if several else "this machine"
-    lines, total, open_ones = ["", f"time on {where}:"], 0.0, []
+    device = "one of this machine's GPUs; more of them share a batch" if several else "this machine"
+    lines, total, open_ones = ["", f"time on {device}:"], 0.0, []
     for name, needed in found.items():
         if needed is None:
             open_ones.append(name)

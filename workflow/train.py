@@ -22,9 +22,8 @@ from cli.errors import InputError
 from cli.json_files import read_json
 from data import records
 from data.preprocessing import Preprocessing
-from training import addons, model_dir, models, schedules
+from training import addons, model_dir, models, resolve, schedules
 from training import dry_run as dry_runs
-from training import resolve as resolving
 from training.initial import Initial
 from training.method import IMAGES, PSEUDO_LABELED, TEACHER, Method, set_model
 from training.run import Devices, Inputs, says_done, train
@@ -75,14 +74,14 @@ def check_training(config: ConfigDict, section: str, *, init: bool = False) -> N
     side = 32 if of_small else 224  # size of images that would do
     try:
         Preprocessing.from_dict(
-            resolving.preprocessing(
+            resolve.preprocessing(
                 config.preprocessing.to_dict(),
                 preprocessing_values,
                 median_height=side,
                 median_width=side,
             )
         )
-        values = resolving.section(
+        values = resolve.section(
             values, labeled_examples=1000, unlabeled=bool(method.unlabeled(values)), quiet=True
         )
         for network in method.networks(values):
@@ -202,8 +201,8 @@ def resolve_training(
                 given[key] = of_model[key]
     values = config[section].to_dict()
     preprocessing_values = values.pop("preprocessing", {})
-    preprocessing = resolving.preprocessing(given, preprocessing_values, **_sizes(data))
-    values = resolving.section(
+    preprocessing = resolve.preprocessing(given, preprocessing_values, **_sizes(data))
+    values = resolve.section(
         values, labeled_examples=labeled.num_records, unlabeled=bool(method.unlabeled(values))
     )
     _require_validation(section, values, (Path(data) / "validation").is_dir())
@@ -270,7 +269,7 @@ def main(
     if done:
         workdirs.say_done(workdir, says_done(workdir, done))
         return
-    warning = resolving.shrinks(resolved["preprocessing"]["image_size"], **_sizes(data))
+    warning = resolve.shrinks(resolved["preprocessing"]["image_size"], **_sizes(data))
     if warning:
         print(warning, flush=True)
     opened = open_inputs(method, resolved, data, pseudo_labeled, teacher, init, selection)
@@ -378,7 +377,7 @@ def planned(
     given = {
         key: value for key, value in config[section].to_dict().items() if key != "preprocessing"
     }
-    values = resolving.section(
+    values = resolve.section(
         given,
         labeled_examples=labeled_examples,
         unlabeled=bool(method.unlabeled(given)),
@@ -402,7 +401,7 @@ def describe(
     counts = dry_runs.images(config, data)
     method, given_values, values = planned(config, section, counts["labeled"])
     _require_whole_parts(section, values)
-    length = resolving.length(given_values, counts["labeled"], values["batch_size"])
+    length = resolve.length(given_values, counts["labeled"], values["batch_size"])
     warning = _check(method, section, values, bool(init))
     lines = [
         f"{counts['labeled']:,} labeled and {counts['unlabeled']:,} unlabeled images,"

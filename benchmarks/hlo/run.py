@@ -153,24 +153,24 @@ def peer(step: dict[str, Any], rounds: int) -> dict[str, Any]:
         return {}
     if name is None or step["method"] == "meta_pseudo_labels":
         return {}
-    where = "cuda" if torch.cuda.is_available() else "cpu"
-    network = timm.create_model(name, num_classes=step["classes"]).to(where).train()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    network = timm.create_model(name, num_classes=step["classes"]).to(device).train()
     optimizer = torch.optim.SGD(network.parameters(), 0.01, momentum=0.9)
     size, count = step["pixels"], sum(step["images"])
-    images = torch.rand(count, 3, size, size, device=where)
-    labels = torch.zeros(count, dtype=torch.long, device=where)
+    images = torch.rand(count, 3, size, size, device=device)
+    labels = torch.zeros(count, dtype=torch.long, device=device)
 
     def run(_: None) -> None:
-        with torch.autocast(where, torch.bfloat16):
+        with torch.autocast(device, torch.bfloat16):
             loss = torch.nn.functional.cross_entropy(network(images), labels)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        if where == "cuda":
+        if device == "cuda":
             torch.cuda.synchronize()
 
     times = timed(lambda: None, run, rounds)
-    peak = torch.cuda.max_memory_allocated() / 2**20 if where == "cuda" else None
+    peak = torch.cuda.max_memory_allocated() / 2**20 if device == "cuda" else None
     row = {"peer": f"timm {timm.__version__} {name}, PyTorch {torch.__version__}, bfloat16"}
     return {**row, "peer_milliseconds": times, "peer_peak_mib": peak and round(peak, 1)}
 

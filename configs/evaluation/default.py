@@ -1,4 +1,4 @@
-"""How models are evaluated: the recipe of `run_evaluate.sh` where none is named.
+"""Default recipe of `run_evaluate.sh`: how models are evaluated.
 
     ./run_evaluate.sh --workdir=W --data=runs/quickstart/data \
         --model=runs/quickstart/teacher,runs/quickstart/student_2 \

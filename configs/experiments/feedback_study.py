@@ -1,4 +1,4 @@
-"""Which estimator of the feedback has the most signal for its noise?
+"""Study of the feedback's estimators: which one has the most signal for its noise?
 
 ./run_experiment.sh feedback_study --config=configs/experiments/feedback_study.py \
     --workdir=runs/feedback_study

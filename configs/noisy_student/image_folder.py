@@ -16,7 +16,7 @@ weights, with their network (docs/models.md).
 `:b0` ... `:b7` train that network from random weights, or from the weights of `--init`, in at least
 3,000 steps. The resolution is that of the data: the median image's shorter side, 32 to 224 pixels.
 `:small` is a small network from random weights, for images of up to 64 pixels, with at least 600
-steps; the other networks halve an image five times. Few images are not enough to train B0 from
+steps. The other networks halve an image five times. Few images are not enough to train B0 from
 random weights. `./run_benchmarks.sh train_step` and `--dry_run` tell how long it takes here.
 
 With fewer than 1,000 labeled images besides the test images, cross-fitting chooses the served

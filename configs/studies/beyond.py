@@ -1,4 +1,4 @@
-"""What goes beyond the paper, each against the recipe: does it pay?
+"""Study of what goes beyond the paper, each change against the recipe.
 
 ./run_experiment.sh study --config=configs/studies/beyond.py --workdir=runs/studies/beyond
 

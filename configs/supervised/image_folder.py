@@ -5,7 +5,7 @@
 
 It is what the methods that use unlabeled images must beat. The values are those of
 configs/noisy_student/image_folder.py:lite0, which fine-tunes published weights of
-EfficientNet-Lite0; another `:NAME` of that recipe picks its network.
+EfficientNet-Lite0. Another `:NAME` of that recipe picks its network.
 """
 
 from ml_collections import ConfigDict

@@ -141,7 +141,7 @@ def test_another_directory_or_version_starts_the_stage(
 
 
 def test_inputs_count_as_they_were_at_the_start(tmp_path: Path) -> None:
-    """A teacher that was replaced while the stage ran was not the one that it read."""
+    """Tests that a teacher that was replaced while the stage ran was not the one that it read."""
     work = Work(tmp_path)
     request = work.ask()
     workdir.finish(work.teacher, {"steps": 2})

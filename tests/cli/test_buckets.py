@@ -118,7 +118,7 @@ def test_the_bucket_is_right_where_the_cache_differs(server):
 
 
 def test_an_end_at_any_moment_leaves_an_earlier_state(server, monkeypatch):
-    """Whatever a file names has been there before the file, and goes after it."""
+    """Tests that whatever a file names has been there before the file, and goes after it."""
 
     def work(here):
         write(here / "config.json")

@@ -18,7 +18,7 @@ from cli.errors import InputError
 from data.preprocessing import Preprocessing
 from evaluation import classifiers, compare, history, imagenet, tables
 from experiments import study
-from serving import batching, card, export, lite, serve, settings
+from serving import assets, batching, card, export, lite, serve, settings
 from training import dry_run, metrics_log, model_dir, models
 from weights import weight_files
 from workflow import label_shards, loop, pseudo_label, quickstart, shard_jobs
@@ -142,7 +142,7 @@ def read_export(path: Path) -> None:
     (path.parent / "summary.json").write_text('{"steps": 3}', encoding="utf-8")
     classifiers.open_candidate("a", path.parent / "0", "small")
     export._find_version(path.parent, {"model": "0"})
-    export._tell(path.parent / "0", SPEC, path.parent, {"license": "another"})
+    assets.tell(path.parent / "0", SPEC, path.parent, {"license": "another"})
 
 
 def read_prepared(path: Path) -> None:

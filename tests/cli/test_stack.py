@@ -1,4 +1,4 @@
-"""Which TensorFlow and Keras: chosen before the first import, named, and the newest tested."""
+"""The stack: TensorFlow and Keras are chosen before the first import; the newest is tested."""
 
 from __future__ import annotations
 

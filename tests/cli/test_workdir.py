@@ -43,7 +43,7 @@ def test_another_input_in_the_same_place_is_noticed(tmp_path):
 
 
 def test_a_directory_belongs_to_one_process_until_it_is_finished_or_ends(tmp_path):
-    """Two processes in one directory would remove each other's temporary files.
+    """Refuses a second process in a directory: it would remove the other's temporary files.
 
     This could be the same command given twice, or a stage that outlived its killed loop.
     """

@@ -28,7 +28,7 @@ def _server(tmp_path, monkeypatch):
 
 
 def write(directory: Path):
-    """40 images in 8 shards of about 500 bytes, and a set of labels beside them."""
+    """Returns 40 images in 8 shards of about 500 bytes, and a set of labels beside them."""
     examples = [make_example(bytes([i]) * 40, f"{i}") for i in range(RECORDS)]
     images = write_split(
         directory / "images",

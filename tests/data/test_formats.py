@@ -105,7 +105,7 @@ def test_the_line_about_what_is_passed_over():
 
 
 def test_the_module_needs_pythons_library_alone():
-    """A client without TensorFlow can use the module."""
+    """Tests that a client without TensorFlow can use the module."""
     code = (
         "import runpy, sys; runpy.run_path(sys.argv[1]); sys.exit(any(m in sys.modules for m in"
         " ('tensorflow', 'numpy', 'PIL')))"

@@ -129,7 +129,7 @@ def test_damage_is_an_error(manifest: Manifest, tmp_path: Path, how: str) -> Non
 
 
 def test_records_of_one_size_in_another_order(tmp_path: Path) -> None:
-    """All offsets are right; the fingerprints tell."""
+    """Tests offsets that are right with fingerprints that are not."""
     examples = [protos.make_example(bytes([i]) * 50, f"key/{i}", label=0) for i in range(10, 20)]
     manifest = records.write_split(
         tmp_path, "labeled", examples, 1, 10, kind="labeled", label_names=("a",)
@@ -162,7 +162,7 @@ def test_a_pattern_for_shards_leaves_their_indexes_out(manifest: Manifest) -> No
 
 
 def test_batches_without_an_index_are_the_same(split: Manifest, tmp_path: Path) -> None:
-    """Each host then reads all and keeps its own."""
+    """Tests that each host then reads all and keeps its own."""
     directory = tmp_path / "bare"
     shutil.copytree(split.directory, directory, ignore=shutil.ignore_patterns(f"*{INDEX_ENDING}"))
     bare = records.read_manifest(directory)

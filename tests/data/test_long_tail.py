@@ -10,7 +10,7 @@ from tests.data.recipes import save
 
 
 def test_the_profile_is_the_published_one():
-    """CIFAR-10 with 5,000 images a class and an imbalance of 100: 12,406 images in all.
+    """Counts CIFAR-10 with 5,000 images a class and an imbalance of 100: 12,406 images in all.
 
     The counts are those of the authors' code, which rounds down: 5000 · 0.01^(i / 9).
     """
@@ -71,7 +71,7 @@ def test_labels_and_the_rest_are_cut_alike(folders, validation):
     assert source.facts["out_of_long_tail"] == total - sum(rest) - 14
     found = survey.of_images(config)
     assert found.images["unlabeled"] == sum(rest) and found.images["labeled"] == 14
-    assert survey.of_images(config, whole=0).images["unlabeled"] == sum(rest)
+    assert survey.of_images(config, whole_below=0).images["unlabeled"] == sum(rest)
 
 
 def test_all_are_the_labels_and_the_rest(folders):

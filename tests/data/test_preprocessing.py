@@ -1,4 +1,4 @@
-"""From encoded images to pixels: decoding, the legacy resize, crops, order of noise, and seeds."""
+"""Encoded images to pixels: decoding, the legacy resize, crops, order of noise, and seeds."""
 
 from __future__ import annotations
 

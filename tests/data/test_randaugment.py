@@ -127,7 +127,7 @@ def test_reference_is_the_release_bit_by_bit(name, image):
 
 
 def test_reference_sharpness_is_the_release_but_for_whole_quotients(image):
-    """If 13 divides the sum, the release's smoothed image may be one level lower.
+    """Tests that if 13 divides the sum, the release's smoothed image may be one level lower.
 
     The blend multiplies that by |1 - factor|.
     """
@@ -260,7 +260,7 @@ def test_operations_of_meta_pseudo_labels_are_applied_with_one_probability_an_im
 
 
 def test_tables_draw_the_same_but_for_what_is_left_out():
-    """The table with a probability changes nothing else of the drawing.
+    """Tests that the table with a probability changes nothing else of the drawing.
 
     That holds if every operation is applied.
     """

@@ -39,7 +39,7 @@ def recipe(folders, **data):
     "data", [{}, {"validation_size": 4}, {"labeled_per_class": 5, "labeled_as_unlabeled": "rest"}]
 )
 def test_the_numbers_are_those_of_the_run(folders, data, whole):
-    found = survey.of_images(recipe(folders, **data), whole=whole)
+    found = survey.of_images(recipe(folders, **data), whole_below=whole)
     splits = prepare.open_source(recipe(folders, **data)).splits()
     assert {name: count for name, count in found.images.items() if count} == {
         name: len(split) for name, split in splits.items()
@@ -73,8 +73,8 @@ def test_archives_are_looked_at_too(folders, whole):
     }
     config = prepare.with_locations(recipes.config("image_folder"), locations)
     found, of_folders = (
-        survey.of_images(config, whole=whole),
-        survey.of_images(recipe(folders), whole=whole),
+        survey.of_images(config, whole_below=whole),
+        survey.of_images(recipe(folders), whole_below=whole),
     )
     assert found._replace(seconds=0, sample=()) == of_folders._replace(seconds=0, sample=())
     assert len(found.sample) == len(of_folders.sample)
@@ -91,7 +91,7 @@ def test_data_sets_of_tfds_are_looked_at_too(whole):
             labeled_per_class=1,
         )
         config.data.labeled_as_unlabeled, config.data.test_fraction = "rest", 0.3
-        found = survey.of_images(config, whole=whole)
+        found = survey.of_images(config, whole_below=whole)
         splits = prepare.open_source(config).splits()
     assert found.classes == 10 and (found.median_height, found.median_width) == (32, 32)
     assert found.images["labeled"] == len(splits["labeled"]) == 10 and found.file_bytes > 80 * 100
@@ -103,7 +103,7 @@ def test_a_test_folder_is_counted(folders):
         save(folders / "test" / name / "t.png", 90 if name == "cat" else 95)
     for whole in (0, survey.WHOLE):
         assert (
-            survey.of_images(recipe(folders, test=str(folders / "test")), whole=whole).images[
+            survey.of_images(recipe(folders, test=str(folders / "test")), whole_below=whole).images[
                 "test"
             ]
             == 2
@@ -129,11 +129,11 @@ def test_what_the_run_refuses_is_refused_with_the_same_words(folders, fault, who
     with pytest.raises(InputError) as of_run:
         prepare.open_source(recipe(folders))
     with pytest.raises(InputError) as of_survey:
-        survey.of_images(recipe(folders), whole=whole)
+        survey.of_images(recipe(folders), whole_below=whole)
     assert str(of_survey.value) == str(of_run.value)
 
 
 def test_only_a_sample_of_many_files_is_examined(folders):
     (folders / "labeled" / "cat" / "3.png").write_bytes(b"no image")
-    found = survey.of_images(recipe(folders), most=2, whole=0)
+    found = survey.of_images(recipe(folders), most=2, whole_below=0)
     assert found.examined == 2 and found.images["labeled"] == 14

@@ -102,7 +102,7 @@ def test_whole_shards_are_compared_once(tmp_path, monkeypatch, reader):
 
 
 def test_nothing_is_read_before_it_is_needed(tmp_path, monkeypatch):
-    """A split may have terabytes: training begins once its first window is compared."""
+    """Tests that training begins once its first window is compared: a split may have terabytes."""
     manifest = write(tmp_path / "s")
     hashed = []
     original = records.file_digest

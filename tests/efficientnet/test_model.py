@@ -184,7 +184,7 @@ def test_seed_decides_the_initial_weights() -> None:
 
 
 def test_seeded_weights_are_pinned() -> None:
-    """Two processes, and two versions of the project, build the same network."""
+    """Tests that two processes, and two versions of the project, build the same network."""
     kernel = EfficientNet("b0", seed=3, **TINY).get_layer("stem_conv").kernel.numpy()
     np.testing.assert_allclose(
         kernel[0, 0, 0, :4], [0.044447266, 0.029405382, 0.27029049, 0.12901513], rtol=1e-6

@@ -103,7 +103,7 @@ def test_euclidean_norm(network):
 
 
 def test_linear_model_in_closed_form():
-    """With two classes, the worst image for class 1 is x − ε·sign(w₁ − w₀).
+    """Tests that with two classes, the worst image for class 1 is x − ε·sign(w₁ − w₀).
 
     FGSM finds it at once, and PGD arrives there.
     """
@@ -161,7 +161,7 @@ def files(size):
 
 
 def test_small_images_are_attacked_as_they_are_stored():
-    """Without an attack, they reach the network as in the clean suite.
+    """Tests that images without an attack reach the network as in the clean suite.
 
     The gradient is that of the stored pixels, through the resizing.
     """

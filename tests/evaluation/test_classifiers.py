@@ -145,7 +145,7 @@ def test_another_model_in_the_same_place_has_another_digest(tmp_path):
 
 
 def test_a_model_fine_tuned_at_a_larger_size_is_left_out_of_released_c_and_p(tmp_path):
-    """Xie et al. 2020, footnote 3."""
+    """Tests Xie et al. 2020, footnote 3."""
     larger = open_candidate("m", train(tmp_path / "larger", init_image_size=8), "small")
     same = open_candidate("m", train(tmp_path / "same", init_image_size=SIDE), "small")
     assert larger.finetuned and not same.finetuned

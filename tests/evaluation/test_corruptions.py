@@ -131,7 +131,7 @@ def test_contrast_and_jpeg_by_hand():
 
 
 def test_glass_moves_pixels_no_farther_than_it_says():
-    """Without blur, each round gives a pixel the value of one at most `reach` away."""
+    """Tests that without blur, each round gives a pixel the value of one at most `reach` away."""
     ramp = np.broadcast_to(np.arange(40)[None, :, None], (40, 40, 3)) / 255.0
     moved = blur.glass_blur(ramp, (0.0, 2, 1), rng()) * 255
     assert np.abs(moved - ramp * 255).max() > 0

@@ -210,7 +210,7 @@ def test_again_says_done_and_writes_nothing(quick, inputs, tmp_path, capsys):
 
 
 def test_goes_on_after_a_kill(quick, inputs, tmp_path, monkeypatch):
-    """The second model's pass is interrupted.
+    """Interrupts the second model's pass.
 
     The same command then evaluates that model only, and the answer is the same.
     """

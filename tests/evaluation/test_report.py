@@ -250,9 +250,9 @@ def test_structure(run):
     for section in (
         "The first image's sequences",
         "Adversarial attacks",
-        "Where they differ",
+        "Where the models differ",
         "Commands and configs",
-        "Out of domain, and yet past the threshold",
+        "Out-of-domain images above the threshold",
     ):
         assert section in reader.headings
     assert len(reader.links) > 5 and {link[1:] for link in reader.links} <= set(reader.ids)
@@ -376,7 +376,7 @@ def test_many_examples_are_thinned_out_evenly():
 
 
 def test_names_may_hold_any_visible_character():
-    """Right and wrong are marked around a name, whatever stands in it."""
+    """Tests that right and wrong are marked around a name, whatever stands in it."""
     names = ("C*-algebra", "~5 mm")
     lines = [
         pictures.judged("a*b", 0, 0, names),
@@ -393,7 +393,7 @@ def test_names_may_hold_any_visible_character():
 
 
 def test_without_the_rest_of_the_run_the_pictures_are_left_out(run, tmp_path, monkeypatch):
-    """A model by itself, with clean images only, has no section without content."""
+    """Tests that a model by itself, with clean images only, has no section without content."""
     import shutil
 
     alone = shutil.copytree(run[0].parent / "teacher", tmp_path / "teacher")
@@ -411,7 +411,7 @@ def test_without_the_rest_of_the_run_the_pictures_are_left_out(run, tmp_path, mo
         "Pseudo-labels",
         "Corruptions",
         "Adversarial attacks",
-        "Where they differ",
+        "Where the models differ",
     } & set(reader.headings)
 
 
@@ -467,7 +467,7 @@ def test_damage_in_the_run_does_not_stop_the_report(run, tmp_path, monkeypatch):
 
 
 def test_sequences_of_a_model_that_is_neither_first_nor_last(tmp_path, monkeypatch):
-    """Fine-tuned models are left out of -P."""
+    """Tests that fine-tuned models are left out of -P."""
     measured = {"p": {"flips": {"tilt": 0.5}, "mean_flip": 0.5}}
     inputs = Inputs(p={"tilt": (None, 3)})
     suites = suites_of(tmp_path, {"first": {}, "middle": measured, "last": {}}, inputs)

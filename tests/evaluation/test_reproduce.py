@@ -151,7 +151,7 @@ def test_the_authors_file_of_real() -> None:
 
 
 def test_numbers_and_their_intervals() -> None:
-    """mCE and mFR have the relative interval of the mean that they are scaled from."""
+    """Tests that mCE and mFR have the relative interval of the mean that they are scaled from."""
     row = {
         "examples": 50_000,
         "top1": 0.884,

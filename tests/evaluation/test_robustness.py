@@ -144,7 +144,7 @@ def test_flips_are_divided_and_averaged_only_where_they_can_be(tmp_path, difficu
 
 
 def test_top1_under_perturbations_is_the_mean_over_all_frames(tmp_path):
-    """Table 5: a set with longer sequences weighs more, and the extra sets don't count."""
+    """Tests Table 5: a set with longer sequences weighs more, and the extra sets don't count."""
     (tmp_path / "p").mkdir()
     for name, answers in (
         ("tilt", [[0, 0, 1]]),

@@ -113,7 +113,7 @@ def test_over_seeds():
 
 
 def test_holm_s_adjusted_values_decide_as_his_sequence_of_tests():
-    """The first values are those of R's p.adjust: 0.05, 0.08, 0.09, 0.09, 0.09.
+    """Compares with R's p.adjust at first: 0.05, 0.08, 0.09, 0.09, 0.09.
 
     The others follow from Holm's sequence of tests (Holm 1979, Section 3).
     """

@@ -60,7 +60,7 @@ def test_the_command(tmp_path, capsys):
         "the second is the first order of the first"
     )
     with PIL.Image.open(tmp_path / "w" / "figure.png") as image:
-        assert image.size == (768, 528)
+        assert image.size == (1660, 1000)
     run(tmp_path / "w")
     assert "is done" in capsys.readouterr().out
 

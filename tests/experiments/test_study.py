@@ -342,7 +342,7 @@ def measured(monkeypatch):
 
 
 def test_a_dry_run_counts_what_is_not_linked(tmp_path, capsys, measured):
-    """800 steps of 50 images for the teacher, 500 of 50 + 200 for each student."""
+    """Counts 800 steps of 50 images for the teacher, 500 of 50 + 200 for each student."""
     study.main(config("joint.py"), str(tmp_path / "s"), 1, dry_run=True)
     said = capsys.readouterr().out
     rows = {
@@ -409,7 +409,7 @@ def test_an_interrupted_study_goes_on(tmp_path, scripts, monkeypatch):
 
 
 def test_a_run_of_several_stages(tmp_path, monkeypatch):
-    """Each stage is called once with the recipe's flags and its own.
+    """Tests that each stage is called once with the recipe's flags and its own.
 
     A run is read from its last stage. A run that failed goes on with the stage that it was at.
     """
@@ -482,7 +482,7 @@ def test_a_stage_may_read_another_run_s_directory(tmp_path):
 
 
 def test_the_interval_is_student_s(tmp_path):
-    """Against a table's value: t of 0.975 at 4 degrees of freedom is 2.776."""
+    """Compares with a table's value: t of 0.975 at 4 degrees of freedom is 2.776."""
     differences = np.array([1.0, 2.0, 3.0, 4.0, 5.0])
     found = study.compare(90 + differences, np.full(5, 90.0))
     assert found["difference"] == pytest.approx(3.0)

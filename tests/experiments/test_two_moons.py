@@ -175,7 +175,7 @@ def test_the_command(tmp_path, capsys):
 
 
 def test_two_methods_on_the_same_seeds():
-    """McNemar's exact p of 5 against 1, by hand: 2 (C(6, 0) + C(6, 1)) / 2^6."""
+    """Computes McNemar's exact p of 5 against 1 by hand: 2 (C(6, 0) + C(6, 1)) / 2^6."""
     rows = {
         "a": {"accuracy": [1.0] * 5 + [0.5, 1.0, 0.5]},
         "b": {"accuracy": [0.5] * 5 + [1.0, 0.99, 0.5]},
@@ -220,7 +220,7 @@ def test_the_recipes_are_whole(name):
         ),
         (
             "methods.meta_pseudo_labels_with_uda.pseudo_labels=drawn",
-            "pseudo_labels: no 'drawn'; known: sampled, argmax, soft",
+            "pseudo_labels: there is no 'drawn'; known: sampled, argmax, soft",
         ),
         (
             "methods.all_labels.result=both",

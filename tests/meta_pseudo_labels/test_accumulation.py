@@ -111,7 +111,7 @@ def test_batch_norm_of_equal_parts_changes_nothing_but_the_moving_statistics(fee
 
 
 def test_moving_statistics_move_with_each_part_once():
-    """The documented difference, in both networks.
+    """Tests the documented difference, in both networks.
 
     The teacher's first pass and the student's labeled passes leave the statistics alone.
     """

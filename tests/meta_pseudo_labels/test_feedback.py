@@ -219,7 +219,7 @@ def test_cosine_keeps_the_direction_roughly_and_the_size_not_at_all():
 
 
 def test_argmax_labels_are_biased():
-    """Over many problems the direction is nearly arbitrary, for some it is uphill."""
+    """Tests that over many problems the direction is nearly arbitrary, for some it is uphill."""
     cosines = []
     for seed in range(40):
         problem = Problem(seed)
@@ -234,7 +234,7 @@ def test_argmax_labels_are_biased():
 
 
 def test_a_baseline_leaves_the_expectation_and_lowers_the_variance(problem):
-    """A baseline that does not depend on the labels; here a good one, the mean of h."""
+    """Tests a baseline that does not depend on the labels; here a good one, the mean of h."""
     rewards, scores = [], []
     for labels in problem.combinations:
         h = problem.labeled_loss(problem.student) - problem.labeled_loss(problem.stepped(labels))

@@ -267,7 +267,7 @@ def test_first_order_estimators_know_of_clipping(monkeypatch, estimator, least):
 
 
 def test_clipping_taken_for_a_constant_can_mislead(monkeypatch):
-    """The documented error, on the batch of another seed.
+    """Tests the documented error, on the batch of another seed.
 
     There, clipping leaves less of the gradient for some labels than for others.
     """
@@ -322,7 +322,7 @@ def test_cosine_and_the_batch_factor_in_the_step(monkeypatch):
 
 
 def test_soft_pseudo_labels_in_the_step():
-    """Exact for a large student step.
+    """Tests that the gradient is exact for a large student step.
 
     The reference is a derivative through the whole of it by TensorFlow's nested tapes.
     """
@@ -482,7 +482,7 @@ def test_uda_counts_confident_examples_and_stops_the_weak_gradient():
 
 
 def test_weight_decay_of_the_student_is_no_part_of_the_feedback():
-    """The gradient of ½λ‖θ‖² is added to the move only.
+    """Tests that the gradient of ½λ‖θ‖² is added to the move only.
 
     gamma and beta stay undecayed; h of the first order is the same.
     """
@@ -650,7 +650,7 @@ def test_data_of_another_form_are_refused():
 
 
 def test_images_of_two_types_are_not_cut_to_bytes():
-    """Labeled images are bytes, and augmentation has made the views float.
+    """Covers labeled images in bytes, and views that augmentation has made float.
 
     The step is that of all as float.
     """

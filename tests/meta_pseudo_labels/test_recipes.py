@@ -52,13 +52,13 @@ def test_a_dry_run_tells_the_plan(name, tmp_path):
 
 
 def test_the_paper_s_numbers(tmp_path):
-    """Section 3.2: 4,000 labeled and 41,000 other images, a network of 1.45M parameters.
+    """Tests Section 3.2: 4,000 labeled and 41,000 other images, a network of 1.45M parameters.
 
     Section 4: batches of 2,048 and 16,384.
     """
     text = describe(recipe("cifar10_4k.py"), tmp_path)
     assert "4,000 labeled and 41,000 unlabeled images" in text
-    assert text.count("of which 1,467,610 are trained, 32 px") == 2
+    assert text.count("parameters (1,467,610 trained), 32 px") == 2
     assert (
         text.count("0.0489 at 33,333") == 1
     )  # the teacher's, on the way down from 0.05: 0.1 per 256 images, at 128
@@ -78,7 +78,7 @@ def test_the_paper_s_numbers(tmp_path):
             True,
         ]
     assert (
-        text.count("of which 480,309,308 are trained, 512 px") == 2
+        text.count("parameters (480,309,308 trained), 512 px") == 2
         and text.count("1,000,000 steps of 2,048 + 16,384 images") == 2
     )
 
@@ -116,7 +116,7 @@ def test_the_large_networks_have_noisy_student_s_hyper_parameters(name):
 
 
 def test_a_dry_run_names_the_command_that_makes_the_data(tmp_path):
-    """The flags that it names are those of the command, which takes them."""
+    """Tests that the flags that it names are those of the command, which takes them."""
     config = recipe("imagenet_jft.py:l2")
     missing = describe(config, tmp_path / "data").rpartition("missing: ")[2]
     made_by = (

@@ -46,7 +46,7 @@ def softmax(z):
 
 
 class Problem:
-    """A linear student on four features, and a calibrator that is no longer the identity.
+    """Returns a linear student on four features, and a calibrator that is no longer the identity.
 
     numpy can follow the student's one step.
     """
@@ -125,12 +125,12 @@ class Problem:
 
 
 def test_without_feedback_the_calibrator_stays_as_it_is():
-    """Weight decay is the student's alone."""
+    """Tests that weight decay is the student's alone."""
     np.testing.assert_array_equal(Problem(feedback="none", weight_decay=0.1).gradient(), 0.0)
 
 
 def test_drawn_labels_give_the_true_gradient_in_expectation(monkeypatch):
-    """All 27 combinations of labels, each weighted by its probability."""
+    """Enumerates all 27 combinations of labels, each weighted by its probability."""
     problem, given = Problem(feedback="finite_difference"), []
     monkeypatch.setattr(
         feedback, "draw_pseudo_labels", lambda kind, logits, uniform: tf.constant(given[-1])

@@ -70,7 +70,7 @@ def uninterrupted(data, tmp_path_factory):
 
 
 def test_sigkill_and_the_same_command_again_end_bit_identical(data, uninterrupted, tmp_path):
-    """Two networks, two optimizers, the average, the baseline.
+    """Covers two networks, two optimizers, the average and the baseline.
 
     The losses of every later step tell if one is missing.
     """
@@ -93,7 +93,7 @@ def test_sigkill_and_the_same_command_again_end_bit_identical(data, uninterrupte
 
 
 def test_two_replicas_follow_one(data, uninterrupted, tmp_path):
-    """The same global batch, synchronized BatchNorm, all noise and all draws.
+    """Covers the same global batch, synchronized BatchNorm, all noise and all draws.
 
     They belong to the example, not to the replica.
     """

@@ -60,7 +60,7 @@ def of_package(name, **options):
 
 
 def test_the_names_are_those_of_the_package():
-    """The names are all of the package's presets of these classes."""
+    """Tests that the names are all of the package's presets of these classes."""
     kinds = {row.kind: getattr(keras_cv.models, row.kind) for row in backbones.BACKBONES.values()}
     weights = {name: kind for kind, cls in kinds.items() for name in cls.presets_with_weights}
     without = {name for cls in kinds.values() for name in cls.presets_without_weights}

@@ -34,7 +34,7 @@ def kept(
     step: int = 2,
     rows: tf.Tensor | None = None,
 ) -> np.ndarray:
-    """Which of num_rows examples of 3 features the layer keeps: bool (b, 3)."""
+    """Tells which of num_rows examples of 3 features the layer keeps: bool (b, 3)."""
     rows = tf.range(num_rows) if rows is None else tf.constant(rows)
     with model_noise(seed, step, rows, num_rows):
         return layer(tf.ones([len(rows), 3]), training=True).numpy() > 0

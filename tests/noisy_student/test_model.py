@@ -89,7 +89,7 @@ def test_both_batches_share_their_batch_norm_statistics():
 
 
 def test_accumulated_gradients_are_those_of_the_whole_batch():
-    """Noise, clipping by the global norm, average and metrics are included.
+    """Tests that noise, clipping by the global norm, average and metrics are included.
 
     Dropout's noise belongs to the example.
     """
@@ -155,7 +155,7 @@ def test_norms_of_a_step():
 
 
 def test_accumulation_and_batch_norm():
-    """The documented difference: each part has its own statistics.
+    """Tests the documented difference: each part has its own statistics.
 
     The moving statistics move with each part.
     """
@@ -190,7 +190,7 @@ def test_labels_made_within_the_step_equal_stored_ones():
 
 
 def test_labeled_examples_that_count_with_a_probability():
-    """The mean is over all examples. Examples that are left out have loss 0.
+    """Tests that the mean is over all examples. Examples that are left out have loss 0.
 
     Which examples these are belongs to the example, whatever the parts.
     """

@@ -139,7 +139,7 @@ def test_no_target_keeps_all_once() -> None:
 
 
 def test_extreme_values() -> None:
-    """Confidence 1 and the least float above 0; the smallest and the largest hash."""
+    """Covers confidence 1 and the least float above 0, and the smallest and the largest hash."""
     corpus: dict[str, np.ndarray] = {
         "classes": np.zeros(4, np.int32),
         "confidence": np.array([1, 1, 1, np.finfo(np.float32).tiny], np.float32),

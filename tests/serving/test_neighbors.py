@@ -73,7 +73,7 @@ def test_a_version_gets_an_index_when_asked(small, copied, data, capsys):
 
 def test_unusable_data_leave_the_version_as_it_is(small, copied, data, tmp_path):
     described = (version_of(copied) / "assets.extra" / "export.json").read_bytes()
-    with pytest.raises(InputError, match="is not a finished data directory"):
+    with pytest.raises(InputError, match="is not finished"):
         export.main(str(copied), str(small.directory), neighbors=str(tmp_path))
     shutil.copytree(data, tmp_path / "other")
     manifest = tmp_path / "other" / "labeled" / "manifest.json"

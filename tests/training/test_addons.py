@@ -27,7 +27,7 @@ def made(name, decay=0.0, clip=0.0):
 
 
 def lamb(state, theta, g, rate, t, decay):
-    """You et al. 2020, Algorithm 2, with φ the identity.
+    """Computes You et al. 2020, Algorithm 2, with φ the identity.
 
     There is no trust ratio where there is no decay (gamma).
     """
@@ -39,7 +39,7 @@ def lamb(state, theta, g, rate, t, decay):
 
 
 def novograd(state, theta, g, rate, t, decay):
-    """Ginsburg et al. 2019, Algorithm 1, with the weight decay as its own step.
+    """Computes Ginsburg et al. 2019, Algorithm 1, with the weight decay as its own step.
 
     The momentum includes the learning rate.
     """
@@ -50,7 +50,7 @@ def novograd(state, theta, g, rate, t, decay):
 
 
 def radam(state, theta, g, rate, t, decay):
-    """Liu et al. 2020, Algorithm 2.
+    """Computes Liu et al. 2020, Algorithm 2.
 
     The published code and this one rectify from ρ = 5 on, the paper above 4.
     """
@@ -66,7 +66,7 @@ def radam(state, theta, g, rate, t, decay):
 
 
 def adabelief(state, theta, g, rate, t, decay):
-    """Zhuang et al. 2020, Algorithm 2."""
+    """Computes Zhuang et al. 2020, Algorithm 2."""
     m = state["m"] = 0.8 * state.get("m", 0.0) + 0.2 * g
     s = state["s"] = 0.999 * state.get("s", 0.0) + 0.001 * (g - m) ** 2 + 1e-14
     step = m / (1 - 0.8**t) / (np.sqrt(s / (1 - 0.999**t)) + 1e-14)
@@ -151,7 +151,7 @@ def test_slots_survive_a_checkpoint_to_the_bit(name, tmp_path):
 
 @needs_addons
 def test_two_replicas_move_as_one():
-    """In its own process: TensorFlow splits the CPU only before its first use."""
+    """Runs in its own process: TensorFlow splits the CPU only before its first use."""
     subprocess.run(python_m("tests.training.test_addons"), cwd=ROOT, check=True, timeout=300)
 
 

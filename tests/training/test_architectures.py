@@ -110,9 +110,7 @@ def test_parameters_of_fixed_blocks_are_not_trained() -> None:
         fixres.freeze_blocks(network, count)
         counted = dry_run.count_parameters(model, 4, frozen_blocks=count)
         assert counted == dry_run.parameters_of(network) and counted.trained < counted.all
-        assert (
-            str(counted) == f"{counted.all:,} parameters, of which {counted.trained:,} are trained"
-        )
+        assert str(counted) == f"{counted.all:,} parameters ({counted.trained:,} trained)"
     shallow, deep = (dry_run.activations(model, 32, 4, 4, False, count) for count in (1, 5))
     assert shallow and deep and deep < shallow < dry_run.activations(model, 32, 4, 4, False)
 

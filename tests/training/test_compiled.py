@@ -17,7 +17,7 @@ STEPS, B, K = 3, 4, 3
 
 
 def network(seed):
-    """A small network without noise: XLA draws other numbers than TensorFlow's kernels."""
+    """Returns a small network without noise: XLA draws other numbers than TensorFlow's kernels."""
     layers, initializer = tf.keras.layers, tf.keras.initializers.HeNormal(seed=seed)
     inputs = tf.keras.Input([4, 4, 3])
     x = layers.ReLU()(

@@ -27,7 +27,7 @@ def test_answers_keep_the_order_of_the_items() -> None:
 
 
 def test_each_device_is_asked_one_thing_at_a_time_and_all_are_busy() -> None:
-    """Six calls meet at a barrier that only as many calls at the same time pass."""
+    """Tests that six calls meet at a barrier that only as many calls at the same time pass."""
     meeting, lock, busy, most = threading.Barrier(6), threading.Lock(), [0, 0, 0], [0]
 
     def on(device: int) -> Any:

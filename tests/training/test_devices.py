@@ -42,7 +42,7 @@ PLUMBING = {
 
 
 def network(seed: int, synchronized: bool, noise: bool) -> tf.keras.Model:
-    """Everything that the EfficientNets are made of: (4, 4, 3) -> K logits."""
+    """Returns a network of all parts of the EfficientNets: (4, 4, 3) -> K logits."""
     layers, initializer = (
         tf.keras.layers,
         lambda i: tf.keras.initializers.HeNormal(seed=10 * seed + i),

@@ -156,7 +156,7 @@ def terminated_at(step):
 
 
 def test_the_time_left_leaves_the_first_step_out(tmp_path, capsys, monkeypatch):
-    """The first step takes 100 s, the others 20 s."""
+    """Simulates a first step of 100 s and others of 20 s."""
     student = trainer()
 
     def clock():
@@ -381,7 +381,7 @@ def test_the_best_evaluation_s_checkpoint_is_kept_and_others_for_good(tmp_path):
 
 
 def test_the_best_weights_of_a_killed_run(tmp_path, uninterrupted):
-    """The evaluation of step 6 is the best, and its checkpoint is saved.
+    """Makes the evaluation of step 6 the best; its checkpoint is saved.
 
     The run is killed, goes on from there, and ends as it would have.
     """
@@ -413,7 +413,7 @@ def evaluated_steps(directory):
 
 
 def test_it_stops_after_evaluations_without_a_better_one(tmp_path, uninterrupted):
-    """A run is killed before step 9, goes on, and is started again after its end.
+    """Kills a run before step 9, continues it, and starts it again after its end.
 
     Each time it ends at step 10, with the same weights.
     """

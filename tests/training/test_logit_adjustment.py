@@ -43,7 +43,7 @@ def test_the_loss_is_the_paper_s(tau):
 
 
 def test_its_optimum_answers_as_if_all_classes_were_equally_frequent():
-    """The expected loss is least where the softmax is ∝ q / π (τ = 1).
+    """Tests that the expected loss is least where the softmax is ∝ q / π (τ = 1).
 
     The images have p(class | image) = q.
     """

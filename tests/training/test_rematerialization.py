@@ -48,7 +48,7 @@ def step(model, rematerialize):
 
 
 def test_loss_gradients_noise_and_statistics_are_those_of_the_plain_step():
-    """They agree bit for bit eagerly, where the same operations run one by one."""
+    """Tests that they agree bit for bit eagerly, where the same operations run one by one."""
     plain, model = efficientnet(), efficientnet()
     start = [v.numpy() for v in plain.non_trainable_variables]
     drops = [layer for layer in model.layers if layer.name.endswith("_drop")]
@@ -114,7 +114,7 @@ def test_the_derivative_along_a_change_of_the_weights(make):
 
 
 def test_the_derivative_passes_fixed_blocks():
-    """Nothing of the stem and the first blocks is trained.
+    """Tests that nothing of the stem and the first blocks is trained.
 
     In the second case nothing of the whole network is trained.
     """
@@ -204,7 +204,7 @@ def test_the_network_itself_stays_as_it_is():
 
 
 def perceptron(seed):
-    """Two blocks of what matters here, for vectors: weights, BatchNorm, noise, and a skip."""
+    """Returns two blocks for vectors, with weights, BatchNorm, noise, and a skip."""
     make = tf.keras.layers
     x = inputs = tf.keras.Input([4])
     for block in ("block1a", "block1b"):

@@ -136,10 +136,11 @@ def test_what_decides_the_length_is_said():
         resolve.length(section(epochs=60.0, min_steps=100), 96, 32)
         == "60 epochs are 180 steps, no fewer than min_steps=100"
     )
+    assert resolve.length(section(epochs=60.0, min_steps=0), 96, 32) == "60 epochs are 180 steps"
 
 
 def test_steps_given_for_another_batch_are_as_many_epochs():
-    """All durations in steps are scaled, those of the networks' own sections too.
+    """Tests that all durations in steps are scaled, those of the networks' own sections too.
 
     Other numbers stay, and so does the recipe.
     """

@@ -1,4 +1,4 @@
-"""What the settings of a training may be."""
+"""Allowed values of the settings of a training."""
 
 from __future__ import annotations
 

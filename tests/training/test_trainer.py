@@ -1,4 +1,4 @@
-"""What the methods' Keras models keep of Keras's promises, and what they refuse."""
+"""Keras's promises that the methods' models keep, and requests that they refuse."""
 
 from __future__ import annotations
 

@@ -209,7 +209,7 @@ def test_a_file_without_a_classifier(tmp_path: Path) -> None:
 
 
 def test_lite_weights_have_the_authors_own_normalization() -> None:
-    """ImageNet's mean and deviation cost Lite0 six points of top-1 on photographs."""
+    """Tests Lite0's normalization: ImageNet's costs it six points of top-1 on photographs."""
     rows = [row for row in published.TABLE if row.network.startswith("lite")]
     assert len(rows) == 3
     assert {import_weights.NORMALIZATIONS[row.preprocessing] for row in rows} == {

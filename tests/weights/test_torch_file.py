@@ -24,7 +24,7 @@ def file(tmp_path: Path, content: bytes) -> Path:
 
 
 def test_views_of_storages(tmp_path: Path) -> None:
-    """Some tensors of the published files are not contiguous."""
+    """Covers tensors that are not contiguous, as in the published files."""
     views = {
         "whole": legacy.tensor("0", "FloatStorage", 12, 0, (3, 4), (4, 1)),
         "turned": legacy.tensor("0", "FloatStorage", 12, 0, (4, 3), (1, 4)),

@@ -229,7 +229,7 @@ def test_tf1_directory_and_lars_names(release: dict[str, np.ndarray], tmp_path: 
 
 
 def test_tf1_averages_only_and_raw_only(release: dict[str, np.ndarray], tmp_path: Path) -> None:
-    """The release's L2 files hold nothing but moving averages."""
+    """Covers the release's L2 files, which hold only moving averages."""
     averages = write_checkpoint(tmp_path / "l2.ckpt", release, raw=False, slots=False)
     np.testing.assert_array_equal(
         imported(averages)["predictions/bias"], release["head/dense/bias"]

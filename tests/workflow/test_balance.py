@@ -235,7 +235,7 @@ def test_images_are_drawn_from_the_balanced_set(root: Path) -> None:
 
 
 def test_a_share_of_each_class(root: Path) -> None:
-    """Half of 30, 12 and 5 images, rounded up, is kept.
+    """Keeps half of 30, 12 and 5 images, rounded up.
 
     Then the 15, 6 and 3 images become 6 each, of the most confident.
     """
@@ -582,7 +582,7 @@ test_balance._run(test_balance.Path(sys.argv[1]), "sigkill")
 
 
 def test_continues_after_sigkill(root: Path) -> None:
-    """A real SIGKILL comes in the middle of a shard.
+    """Sends a real SIGKILL in the middle of a shard.
 
     What the earlier shards wrote is not written again.
     """
@@ -605,7 +605,7 @@ def test_continues_after_sigkill(root: Path) -> None:
 
 
 def test_a_full_disk(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The disk is full in the middle of a shard of training records.
+    """Fills the disk in the middle of a shard of training records.
 
     The stage ends with one line, and leaves nothing half-written. When there is room, the same
     command goes on.

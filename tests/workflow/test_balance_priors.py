@@ -39,7 +39,7 @@ def test_a_class_with_fewer_images_is_filled_up(inputs):
 
 
 def test_without_a_number_the_median_class_is_just_filled(inputs):
-    """30 ants, 12 bees and 5 cats over 4 times the shares: 30, 6 and 10."""
+    """Divides 30 ants, 12 bees and 5 cats over 4 times the shares: 30, 6 and 10."""
     found = run(inputs, "w", priors="labeled", images_per_class=None)
     assert found["images_per_class"] == 10
     expected = priors.quotas(np.array([2, 4, 1, 1]) / 8, 40).tolist()

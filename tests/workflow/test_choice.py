@@ -1,4 +1,4 @@
-"""Which model is served, and what is said of it."""
+"""The choice of the served model, and the sentence about it."""
 
 import numpy as np
 import pytest

@@ -59,7 +59,7 @@ def top1(workdir, **flags):
 
 
 def test_a_corrected_list_raises_the_score(tmp_path):
-    """Three quarters of the labels are wrong, so the first run learns the opposite."""
+    """Makes three quarters of the labels wrong, so the first run learns the opposite."""
     wrong = {
         (name, number): other
         for name, other in (("blue", "red"), ("red", "blue"))

@@ -80,7 +80,7 @@ def test_memory_is_that_of_the_largest_training(photos, tmp_path, monkeypatch):
 
 
 def test_labels_beside_their_images_take_room(photos, tmp_path):
-    """What stands beside an image of ImageNet's pool is a record with 1,000 float32."""
+    """Counts a record with 1,000 float32 beside each image of ImageNet's pool."""
     config = recipe("imagenet.py:b0", "--config.balance.copy_images=False")
     stages, counts = planned(config, tmp_path / "w", {})
     balancing = [stage for stage in stages if stage.script == "run_balance.sh"]
@@ -143,10 +143,9 @@ def test_another_machine_s_run_is_told_not_refused_and_not_measured(tmp_path, mo
     monkeypatch.setattr(times, "table", lambda *_: pytest.fail("a step was measured"))
     config = recipe("imagenet.py:l2")
     cost.dry_run(config, tmp_path / "w", {}, loop.plan(config, tmp_path / "w", {}, "auto"))
-    assert (
-        "time: not measured, because the run does not fit: student_3 needs about"
-        in capsys.readouterr().out
-    )
+    out = capsys.readouterr().out
+    assert "time: not measured, because the run does not fit: student_3 needs about" in out
+    assert "Add --devices=8 --device=A100, or the like, to plan for other devices." in out
     assert not list(tmp_path.iterdir())
 
 

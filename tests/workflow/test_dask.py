@@ -78,7 +78,7 @@ def test_pseudo_labels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options:
 
 
 def _slow_down(started: Path) -> None:
-    """In a worker: makes writing a shard of training records slow, and tells who does it."""
+    """Makes writing a shard of training records slow in a worker, and says who does it."""
     write_shard = balance.write_shard
 
     def slow(path: str, *arguments: Any, **options: Any) -> Any:
@@ -153,7 +153,7 @@ PROCESSES = ["--direct_running_mode=multi_processing", "--direct_num_workers=2"]
 
 
 def test_processes_of_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """They import nothing of the current directory."""
+    """Tests that they import nothing of the current directory."""
     test_balance._make_inputs(tmp_path)
     project = tmp_path / "project"
     project.mkdir()
@@ -182,7 +182,7 @@ class _Killed:
     directory: Path
 
     def setup(self) -> None:
-        """Nothing to load."""
+        """Loads nothing."""
 
     def outputs(self, shard: int) -> list[str]:
         return [str(self.directory / f"out-{shard}")]
@@ -197,7 +197,7 @@ class _Killed:
 def test_a_killed_process_ends_the_job_at_once(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """The job ends with one line and exit code 75, and no process is left.
+    """Tests that the job ends with one line and exit code 75, and no process is left.
 
     The next start does what is missing, and nothing else.
     """

@@ -225,7 +225,7 @@ def _started(monkeypatch, scores):
 
 
 def test_a_stage_gets_no_settings_that_it_would_refuse(tmp_path, monkeypatch, started):
-    """With the set of the first selection the second takes no settings of balancing."""
+    """Tests that with the set of the first selection the second takes no settings of balancing."""
     own = ["--config.balance.threshold=0.7", "--config.teacher.model.width=1.5"]
     monkeypatch.setattr(loop.app, "recipe_flags", lambda: ["--config=digits.py", *own])
     monkeypatch.setattr(loop, "require_weights", lambda *_: None)
@@ -753,7 +753,7 @@ def test_seeds_are_compared():
 
 
 def test_the_loop_as_one_call(tmp_path, monkeypatch):
-    """The stages get the call's recipe and settings, not those of this process.
+    """Tests that the stages get the call's recipe and settings, not those of this process.
 
     A stage's exit code becomes an exception.
     """

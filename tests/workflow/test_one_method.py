@@ -177,7 +177,7 @@ def test_prepared_data_are_trained_on_alone(tmp_path, monkeypatch):
             {},
             r"neither prepared data \(--data\) nor images: --labeled is not given",
         ),
-        ("configs/uda/image_folder.py", {"labeled": "/nowhere"}, "--labeled: no /nowhere"),
+        ("configs/uda/image_folder.py", {"labeled": "/nowhere"}, "--labeled: there is no /nowhere"),
         (
             f"{MPL}:reduced",
             {},

@@ -193,7 +193,7 @@ def test_devices_that_do_not_divide_the_batch() -> None:
 def test_meta_pseudo_labels_on_the_paper_s_size(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Two networks of L2 do not fit one core each; the plan says so."""
+    """Tests that two networks of L2 do not fit one core each; the plan says so."""
     config = recipes.from_flags("--config=configs/meta_pseudo_labels/imagenet_jft.py:l2")
     one_method.main(config, str(tmp_path / "w"), dry_run=True, devices=512, device="v3")
     said = capsys.readouterr().out

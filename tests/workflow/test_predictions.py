@@ -93,7 +93,7 @@ def test_another_number_of_records(tmp_path: Path, announced: int) -> None:
 
 
 def test_mixed_forms_are_read_singly_or_named(tmp_path: Path) -> None:
-    """A shard of both forms is nothing that a stage of ours writes."""
+    """Covers a shard of both forms, which no stage of ours writes."""
     manifest = _write(tmp_path, [GOOD, make_prediction("other", _distributions(3)[1], 0)])
     with pytest.raises(AssertionError, match="all of them singly"):
         list(predictions.read_tops(manifest, 0))

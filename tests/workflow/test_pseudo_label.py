@@ -132,7 +132,7 @@ def test_top_k(root: Path) -> None:
 
 
 def test_views_are_averaged_whatever_the_batch(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Against the mean over the noised copies, each made by itself."""
+    """Compares with the mean over the noised copies, each made by itself."""
     preprocessing = Preprocessing(
         **{
             **PREPROCESSING.to_dict(),
@@ -180,7 +180,7 @@ def test_a_noised_teacher_drops_features_the_same_way_each_time(root: Path) -> N
 
 
 def test_calibrated_on_the_validation_split(root: Path) -> None:
-    """The model labels the validation split at temperature 3, in proportion.
+    """Tests that the model labels the validation split at temperature 3, in proportion.
 
     The stage must find and use that temperature.
     """
@@ -263,7 +263,7 @@ def test_calibration_on_other_classes_is_refused(
 
 
 def test_faster_graphs_are_the_same_network(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Folded it is the same function; in bfloat16, of 8 bits, nearly."""
+    """Tests that folded it is the same function; in bfloat16, of 8 bits, nearly."""
     monkeypatch.undo()
     spec = ModelSpec({"name": "wrn_10_1"}, Preprocessing(image_size=8), LABEL_NAMES)
     model, rng = spec.build(), np.random.Generator(np.random.PCG64([5]))
@@ -306,7 +306,7 @@ def test_more_views_than_a_batch_are_refused(root: Path) -> None:
 
 
 def test_batch_size_changes_nothing(root: Path) -> None:
-    """The padding of the last batch reaches no image."""
+    """Tests that the padding of the last batch reaches no image."""
     first, second = _predictions(_run(root)), _predictions(_run(root, "other", batch_size=64))
     for key, probabilities in first.items():
         np.testing.assert_allclose(probabilities, second[key], atol=1e-3)
@@ -324,7 +324,7 @@ def test_summary(root: Path) -> None:
 
 
 def test_finished_shards_are_skipped(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A run is interrupted in shard 1, and started again.
+    """Interrupts a run in shard 1, and starts it again.
 
     Shard 0 is not labeled again. All files end as in an uninterrupted run.
     """
@@ -355,7 +355,7 @@ def test_finished_shards_are_skipped(root: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_interrupt_while_the_teacher_is_loaded(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ctrl-C stays what it is, though Beam's worker makes a RuntimeError of it."""
+    """Tests that Ctrl-C stays what it is, though Beam's worker makes a RuntimeError of it."""
 
     def load(directory: str) -> None:
         raise KeyboardInterrupt
@@ -371,8 +371,10 @@ def test_truncated_shard(root: Path, cut: int | None) -> None:
     path = root / "data" / "unlabeled" / "unlabeled-00001-of-00003"
     last = list(read_shard(path))[-1]
     os.truncate(path, path.stat().st_size - (cut or len(last) + 16))
-    message = r"unlabeled-00001-of-00003: " + (
-        r"record 7 \(counting from 0\) is truncated" if cut else "has 7 records, but its manifest"
+    message = r"unlabeled-00001-of-00003" + (
+        r": record 7 \(counting from 0\) is truncated"
+        if cut
+        else " has 7 records, but its manifest"
     )
     with pytest.raises(InputError, match=message):
         _run(root)
@@ -414,7 +416,7 @@ def test_record_without_key(root: Path) -> None:
 
 
 def test_mended_input_goes_on(root: Path) -> None:
-    """An error of an earlier run is not remembered."""
+    """Tests that an error of an earlier run is not remembered."""
     _write_images(root, {**_images(), "ü/9.png": b"no image"})
     with pytest.raises(InputError):
         _run(root)

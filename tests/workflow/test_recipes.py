@@ -68,7 +68,7 @@ def test_a_dry_run_says_what_is_missing(tmp_path):
     ]
     folders = {"labeled": str(tmp_path / "imagenet"), "unlabeled": f"tar:{tmp_path}/*.tar"}
     assert dry_run.missing(config, folders, tmp_path / "data") == [
-        f"--labeled: no {tmp_path / 'imagenet'}"
+        f"--labeled: there is no {tmp_path / 'imagenet'}"
     ]
     assert dry_run.missing(recipe("digits.py"), {}, tmp_path / "data") == []
 
@@ -83,8 +83,8 @@ def test_the_paper_s_numbers_of_l2(tmp_path):
     assert sections == ["selector", "teacher", "student_1", "student_2", "student", "finetune"]
     text = dry_runs.describe(config, tmp_path, {}, loop.plan(config, tmp_path, {}, "auto"))
     assert (
-        text.count("of which 480,309,308 are trained, 475 px") == 3
-        and text.count("of which 478,430,546 are trained, 800 px") == 1
+        text.count("parameters (480,309,308 trained), 475 px") == 3
+        and text.count("parameters (478,430,546 trained), 800 px") == 1
     )
     assert text.count("218,950 steps of 2,048 + 28,672 images (350.0 labeled epochs)") == 2
     assert text.count("218,950 steps of 2,048 + 57,344 images") == 1
@@ -134,7 +134,7 @@ def test_the_chain_of_the_first_version_grows():
 
 
 def test_a_student_of_the_first_version_s_chain_labels_as_it_was_fine_tuned():
-    """Section 3.1 and Table 7: L0 and L1 at 600 pixels, L2 at 800.
+    """Tests Section 3.1 and Table 7: L0 and L1 at 600 pixels, L2 at 800.
 
     The stem and the first two stages are frozen.
     """
@@ -238,14 +238,14 @@ def test_a_dry_run_on_folders_counts_their_images_and_writes_nothing(tmp_path):
     text = dry_runs.describe(config, workdir, away, loop.plan(config, workdir, away, "auto"))
     assert (
         text.startswith("1,000 labeled and 5,000")
-        and f"missing: --unlabeled: no {tmp_path / 'away'}" in text
+        and f"missing: --unlabeled: there is no {tmp_path / 'away'}" in text
     )
     with pytest.raises(InputError, match=f"--unlabeled: there is no folder {tmp_path / 'away'}"):
         dry_runs.describe(recipe("image_folder.py:b0"), workdir, away, [])
 
 
 def test_a_small_student_is_the_last_one_of_a_large_teacher():
-    """The first version, A.4: an L2 of three iterations teaches the student.
+    """Tests the first version, A.4: an L2 of three iterations teaches the student.
 
     The student's training has no RandAugment and no FixRes.
     """
@@ -320,7 +320,7 @@ def test_a_smoke_run_takes_a_step(tmp_path):
 
 
 def test_a_supervised_step_sees_labeled_images_alone(tmp_path):
-    """All labels (Pham et al. 2021, Table 2).
+    """Tests training on all labels (Pham et al. 2021, Table 2).
 
     With uda at weight 0, a step would see 15 images for one that counts.
     """

@@ -201,7 +201,7 @@ def test_the_summary_counts_images_and_copies(walk):
 
 
 def test_labels_beside_images_are_labeled_again_to_the_same_set(walk, tmp_path):
-    """With `copy_images=False`, joined records have the features of the copied records.
+    """Tests that with `copy_images=False`, joined records have the features of the copied records.
 
     This holds in both iterations.
     """
@@ -270,7 +270,7 @@ def test_an_interrupted_run_ends_with_the_same_bytes(walk, tmp_path, monkeypatch
 
 
 def test_a_set_that_was_labeled_again_is_labeled_again(walk, tmp_path):
-    """The same predictions are refused, since their origin is another set.
+    """Tests that the same predictions are refused, since their origin is another set.
 
     With a set of that origin, the same bytes come.
     """
@@ -346,7 +346,7 @@ def test_what_does_not_join_is_refused(tmp_path, keys, predicted, message):
 
 
 def test_the_images_of_a_selection_train_other_methods_too(walk):
-    """The selection is the pool of Meta Pseudo Labels (Section 4).
+    """Uses the selection as the pool of Meta Pseudo Labels (Section 4).
 
     Its 130 million images are those of Noisy Student.
     """
@@ -390,7 +390,7 @@ def test_a_balanced_set_as_a_pool_is_told_where_it_belongs(walk, tmp_path):
 
 
 def test_an_error_of_the_device_is_not_blamed_on_images_beside_their_labels(walk, tmp_path):
-    """The image shard is read again to find a broken record.
+    """Tests that the image shard is read again to find a broken record.
 
     It has as many records as its own manifest says.
     """

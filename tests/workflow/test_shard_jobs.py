@@ -1,4 +1,4 @@
-"""Who works on the shards of a job.
+"""The workers on the shards of a job.
 
 These are threads of this process, or processes that share its GPUs out.
 """
@@ -24,7 +24,7 @@ class _Job:
     directory: Path
 
     def setup(self) -> None:
-        """Nothing to load."""
+        """Loads nothing."""
 
     def outputs(self, shard: int) -> list[str]:
         return [str(self.directory / f"out-{shard}")]

@@ -96,7 +96,7 @@ def weights(workdir):
 
 
 def test_two_replicas_follow_one(directories, uninterrupted, tmp_path):
-    """Two replicas: the same global batch, synchronized BatchNorm, and all noise on.
+    """Covers two replicas: the same global batch, synchronized BatchNorm, and all noise on.
 
     The noise belongs to the example, not to the replica. The student is rematerialized.
     """
@@ -149,7 +149,7 @@ def test_a_student_needs_pseudo_labels(directories, tmp_path):
 def test_an_online_teacher_gives_the_labels_that_it_would_have_stored(
     directories, uninterrupted, tmp_path
 ):
-    """Two sources have the images in the same order, in as many shards.
+    """Covers two sources with the images in the same order, in as many shards.
 
     These are the pool itself, and a split with the teacher's predictions in full.
     """
