@@ -382,5 +382,7 @@ def test_incomplete_imagenet(imagenet):
         prepare.open_source(recipe)
     (imagenet / "devkit").rename(imagenet / "ILSVRC2012_devkit_t12.tar.gz")
     tar(imagenet / "ILSVRC2012_img_val.tar", {"ILSVRC2012_val_00000001.JPEG": encode(pixels(0))})
-    with pytest.raises(InputError, match=r"holds 1 images, ILSVRC2012_devkit_t12.tar.gz knows 5"):
+    with pytest.raises(
+        InputError, match=r"holds 1 images, but ILSVRC2012_devkit_t12.tar.gz lists 5"
+    ):
         prepare.open_source(recipe)

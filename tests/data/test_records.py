@@ -84,7 +84,9 @@ def test_number_of_shards(count, shards):
 
 
 def test_manifest_errors(split, tmp_path):
-    with pytest.raises(InputError, match="holds labeled records; predictions"):
+    with pytest.raises(
+        InputError, match="holds labeled records, but predictions records are needed here"
+    ):
         records.read_manifest(split.directory, "predictions")
     with pytest.raises(InputError, match="does not exist"):
         records.read_manifest(tmp_path / "nowhere")

@@ -370,15 +370,15 @@ class TestPublishedWeights:
         monkeypatch.setattr(kagglehub, "model_download", refused)
         with pytest.raises(
             InputError,
-            match=rf"^--init=keras_cv/{self.PRESET}: .*: ConnectionError: no route\. Get config",
+            match=rf"^--init=keras_cv/{self.PRESET}: .*: ConnectionError: no route\. Download conf",
         ):
             pretrained.find(f"keras_cv/{self.PRESET}", {"name": "b0"})  # before the first stage
         with pytest.raises(InputError) as caught:
             networks.load_preset(build(self.NAME), self.PRESET)
         assert (
             str(caught.value)
-            == "weights mobilenet_v3_small_imagenet of keras-cv: ConnectionError: no route. Get"
-            " config.json and model.weights.h5 from"
+            == "weights mobilenet_v3_small_imagenet of keras-cv: ConnectionError: no route."
+            " Download config.json and model.weights.h5 from"
             " https://www.kaggle.com/models/keras/mobilenetv3/keras/mobilenet_v3_small_imagenet/2"
             f" and put them into {networks.folder(self.PRESET)}"
         )

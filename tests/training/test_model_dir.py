@@ -153,7 +153,7 @@ def test_replaced_weights_are_another_teacher(saved, tmp_path):
 def test_a_damaged_description_is_refused(tmp_path, text):
     (tmp_path / "model.json").write_text(text)
     with pytest.raises(
-        InputError, match=r"model.json (is damaged|does not describe a model).*make it"
+        InputError, match=r"model.json (is damaged|does not describe a model).*create it"
     ):
         model_dir.load(tmp_path)
 

@@ -277,7 +277,8 @@ def test_a_set_that_was_labeled_again_is_labeled_again(walk, tmp_path):
     root, _ = walk
     with pytest.raises(
         InputError,
-        match=r"predictions_2 was not made from .*pseudo_labeled_2; run .* on --selection=",
+        match=r"predictions_2 was not made from the shards that .*pseudo_labeled_2 has now; "
+        r"run .* on --selection=",
     ):
         relabel.main(
             str(tmp_path / "w"), str(root / "pseudo_labeled_2"), str(root / "predictions_2")
