@@ -10,7 +10,7 @@ from resnet.wide_resnet import parse
 
 
 class _Part(NamedTuple):
-    """What one block costs an image, or the stem (its first part) or the end (its last).
+    """Cost of one block for an image, or of the stem (the first part) or the end (the last).
 
     Attributes:
       entry: numbers of the block's input; 0 for the stem and the end.

@@ -1,4 +1,4 @@
-"""What starts a training on several machines: each worker gets its TF_CONFIG and the flags."""
+"""Tests the starts of a training on several machines: TF_CONFIG and flags of each worker."""
 
 from __future__ import annotations
 

@@ -370,7 +370,8 @@ class TestPublishedWeights:
         monkeypatch.setattr(kagglehub, "model_download", refused)
         with pytest.raises(
             InputError,
-            match=rf"^--init=keras_cv/{self.PRESET}: .*: ConnectionError: no route\. Download conf",
+            match=rf"^--init=keras_cv/{self.PRESET}: .*: ConnectionError: no route\. "
+            r"Download config",
         ):
             pretrained.find(f"keras_cv/{self.PRESET}", {"name": "b0"})  # before the first stage
         with pytest.raises(InputError) as caught:

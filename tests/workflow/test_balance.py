@@ -265,7 +265,7 @@ def test_a_fraction_is_drawn_by_seed(root: Path) -> None:
 
 
 def test_seed_chooses_the_copies(root: Path) -> None:
-    """Of 5 images, 3 are doubled, in one of ten ways, so four seeds do not all choose the same."""
+    """Checks that seeds differ: 3 of 5 images are doubled, in one of ten ways."""
 
     def doubled(directory: Path) -> set[str]:
         return {key for key, n in _copies(directory).items() if n == 2}
