@@ -206,11 +206,11 @@ def load(model: str | Path, strategy: str = "auto", cpu_devices: int = 1, tpu: s
 
     if strategy == "auto" and cpu_devices == 1 and len(tf.config.list_physical_devices("GPU")) < 2:
         return one()
+    import training.strategy
     from training import copies  # here: one device needs nothing of it
-    from training import strategy as strategies
 
     return copies.Copies(
-        copies.on_each(strategies.devices(strategy, cpu_devices, tpu), one), AT_ONCE
+        copies.on_each(training.strategy.devices(strategy, cpu_devices, tpu), one), AT_ONCE
     )
 
 

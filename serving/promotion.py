@@ -25,7 +25,7 @@ import tensorflow as tf
 from cli.errors import InputError
 from cli.files import atomic_path
 from cli.json_files import read_json_lines, to_json
-from cli.workdir import require_finished
+from cli.work_dirs import require_finished
 from data.records import Manifest, read_manifest, require_same_classes
 from serving import settings, versions
 from serving.lite import encoded_examples

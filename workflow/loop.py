@@ -18,8 +18,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from cli import app, buckets, recipes, start, termination
-from cli import workdir as workdirs
+from cli import app, buckets, recipes, start, termination, work_dirs
 from cli.errors import InputError
 from cli.json_files import read_json, write_json
 from data import fingerprint, prepare, sources
@@ -31,8 +30,8 @@ from workflow import (
     shard_jobs,
     train,
 )
-from workflow import labels as labels_file
 from workflow.iterations import exhausted, names_of, require_unlabeled, train_and_choose
+from workflow.labels import answer_stages, write_after
 from workflow.loop_checks import check_loop, require_flags_read
 from workflow.loop_results import SECONDS, SUMMARY, summarize, table
 from workflow.settings import of_recipe
@@ -146,14 +145,14 @@ def _loop(
     if not (directory / "summary.json").exists():
         require_weights(config, trainings(config, directory, folders, strategy))
         cost.announce(config, directory, folders, plan(config, directory, folders, strategy))
-    done = workdirs.start(
+    done = work_dirs.start(
         directory, resolved(config, folders), of_parts=True, summary_schema=SUMMARY
     )
     if done:
         fingerprint.require_unchanged(
             directory / "data", prepare.with_locations(config, folders).data
         )
-        workdirs.say_done(directory, _done(directory, done))
+        work_dirs.say_done(directory, _done(directory, done))
         return
 
     def run(stage: Stage) -> None:
@@ -162,7 +161,7 @@ def _loop(
         if tpu and "strategy" in stage.arguments:
             stage = stage._replace(arguments={**stage.arguments, "tpu": tpu})
         run_stage(stage, directory, config_flags, beam_options, created)
-        labels_file.after(stage.directory, directory)
+        write_after(stage.directory, directory)
 
     prepare_data, *stages = trainings(config, directory, folders, strategy)
     run(prepare_data)
@@ -170,7 +169,7 @@ def _loop(
     chosen = train_and_choose(config, directory, folders, strategy, stages, run)
     names = list(chosen["models"]) or names_of(config.iterations)
     students = len(names) - 1
-    for stage in labels_file.answers(config, directory, students):
+    for stage in answer_stages(config, directory, students):
         run(stage)
     for stage in ending(config, directory, strategy, students, names.index(chosen["served"])):
         run(stage)
@@ -187,7 +186,7 @@ def _loop(
     )
     # The same --iterations=+N asks for N more each time.
     done_text = None if iterations else _done(directory, summary)
-    workdirs.finish(
+    work_dirs.finish(
         directory, {**summary, **({"validation_top1": scores} if scores else {})}, done_text
     )
     print(table(summary))
@@ -324,7 +323,7 @@ def extended(
     config = config.copy_and_resolve_references()
     config.iterations = read_json(workdir / "config.json", {"iterations": int})["iterations"]
     # A finished run must be the same in all other settings. A dry run only looks.
-    done = workdirs.start(
+    done = work_dirs.start(
         workdir,
         resolved(config, folders),
         of_parts=open_it,

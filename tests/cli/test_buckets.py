@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from cli import buckets, claims, places, s3, stores, workdir
+from cli import buckets, claims, places, s3, stores, work_dirs
 from cli.errors import InputError
 from cli.files import atomic_path, remove_temporaries
 from cli.flags import Command, Flag
@@ -66,12 +66,12 @@ def test_a_work_directory_goes_to_the_bucket_and_comes_back_elsewhere(
     with staged(workdir=server.run) as values:
         here = Path(values["workdir"])
         assert here == tmp_path / "cache" / server.scheme / "bucket" / "a" / "run"
-        assert workdir.start(here, {"folder": str(here / "images")}) is None
+        assert work_dirs.start(here, {"folder": str(here / "images")}) is None
         write(here / "data-00000-of-00001", "shard")
         (here / "tensorboard").mkdir()
         (here / "tensorboard" / "events").write_text("not written by atomic_path")
         (here / ".half.tmp-x-1").write_text("of a killed process")
-        workdir.finish(here, {"report": str(here / "report.html")})
+        work_dirs.finish(here, {"report": str(here / "report.html")})
         print(f"see {here}/report.html")
     assert capsys.readouterr().out == f"see {server.run}/report.html\n"
     stored = {key: value.decode() for key, value in server.objects().items()}
@@ -90,7 +90,7 @@ def test_a_work_directory_goes_to_the_bucket_and_comes_back_elsewhere(
     with staged(workdir=server.run) as values:
         there = Path(values["workdir"])
         assert there.is_relative_to(tmp_path / "other")
-        summary = workdir.start(there, {"folder": str(there / "images")})
+        summary = work_dirs.start(there, {"folder": str(there / "images")})
         assert summary == {"report": str(there / "report.html")}
         assert sorted(path.name for path in there.iterdir()) == ["config.json", "summary.json"]
         shard = there / "data-00000-of-00001"
@@ -134,7 +134,7 @@ def test_an_end_at_any_moment_leaves_an_earlier_state(server, monkeypatch):
         (here / "export").mkdir()
         for name in ("variables", "saved_model.pb"):
             (here / "export" / name).write_text(name)
-        workdir.finish(here, {})
+        work_dirs.finish(here, {})
         buckets.remove_tree(here / "split")
 
     needs = {

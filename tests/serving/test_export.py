@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from cli.errors import InputError
 from cli.json_files import write_json
-from cli.workdir import fingerprint
+from cli.work_dirs import fingerprint
 from serving import card, export, settings
 from serving.answers import OK, TOO_LARGE
 from serving.images import MAX_PIXELS

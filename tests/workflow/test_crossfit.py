@@ -13,7 +13,7 @@ from cli.errors import InputError
 from cli.json_files import read_json, write_json
 from data import records
 from tests.networks import NAME
-from workflow import choice, crossfit, dry_run, loop, one_method
+from workflow import choice, crossfit, loop, one_method, plans
 
 MODELS = ("teacher", "student_1")
 FLAGS = [
@@ -126,7 +126,7 @@ def test_a_dry_run_tells_of_it(tmp_path, labeled, validation, said):
     config = recipes.from_flags(*FLAGS)
     counts = {"labeled": labeled, "unlabeled": 50, "validation": validation, "classes": 2}
     counts |= {"median_height": 20, "median_width": 20, "survey": None}
-    text = dry_run.describe(config, tmp_path, {}, loop.plan(config, tmp_path, {}, "auto"), counts)
+    text = plans.describe(config, tmp_path, {}, loop.plan(config, tmp_path, {}, "auto"), counts)
     assert ("0 images are held out for validation" in text) == said
     assert ("the run takes about 3 times as long (--config.crossfit.folds=0 turns" in text) == said
 

@@ -5,12 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cli import app, recipes, termination
-from cli import workdir as workdirs
+from cli import app, recipes, termination, work_dirs
 from cli.errors import InputError
 from cli.json_files import read_json, write_json
-from workflow import choice, loop, quickstart, run
-from workflow import dry_run as dry_runs
+from workflow import choice, loop, plans, quickstart, run
 
 CONFIG = recipes.from_flags("--config=configs/noisy_student/digits.py", "--config.iterations=3")
 
@@ -61,7 +59,7 @@ def test_an_online_student_needs_no_stored_labels():
         "evaluate",
         "export",
     ]
-    assert "of predictions" not in dry_runs.describe(config, Path("w"), {}, plan)
+    assert "of predictions" not in plans.describe(config, Path("w"), {}, plan)
     assert (
         plan[3].arguments["teacher"] == Path("w/student_1")
         and "pseudo_labeled" not in plan[3].arguments
@@ -392,7 +390,7 @@ def test_more_iterations_for_a_finished_run(tmp_path, started, monkeypatch, kill
             with pytest.raises(KeyboardInterrupt):
                 main(config, workdir=str(tmp_path), iterations="+2")
     main(config, workdir=str(tmp_path), iterations="+2")
-    assert workdirs.done_text(tmp_path) is None  # the same words ask for two more
+    assert work_dirs.done_text(tmp_path) is None  # the same words ask for two more
     assert read_json(tmp_path / "config.json")["iterations"] == 3
     assert len(read_json(tmp_path / "summary.json")["students"]) == 3
     assert list(read_json(tmp_path / "evaluation_of_1" / "summary.json")["models"]) == [
@@ -416,7 +414,7 @@ def test_an_unfinished_run_takes_a_corrected_config(tmp_path, started):
     config = changed(iterations=1)
     main(config, workdir=str(tmp_path))
     assert (
-        workdirs.done_text(tmp_path)
+        work_dirs.done_text(tmp_path)
         == f"{loop.table(read_json(tmp_path / 'summary.json'))}\n{tmp_path} is done; delete it, or "
         + "name another --workdir, to run again"
     )
@@ -493,10 +491,10 @@ def test_the_loop_names_unusable_weights_before_the_first_stage(tmp_path, monkey
 
 def test_a_dry_run_has_the_network_of_the_weights():
     config = changed(iterations=1, init="efficientnet-lite1")
-    text = dry_runs.describe(config, Path("w"), {}, loop.plan(config, Path("w"), {}, "auto"))
+    text = plans.describe(config, Path("w"), {}, loop.plan(config, Path("w"), {}, "auto"))
     assert text.count(": lite1, 4,") == text.count("starts from efficientnet-lite1:lite1, ") == 2
     config = changed(iterations=1, init="efficientnet-lite1", student_init="teacher")
-    text = dry_runs.describe(config, Path("w"), {}, loop.plan(config, Path("w"), {}, "auto"))
+    text = plans.describe(config, Path("w"), {}, loop.plan(config, Path("w"), {}, "auto"))
     assert text.count(": lite1, 4,") == 2 and text.count("starts from") == 1
 
 
@@ -522,7 +520,7 @@ def test_a_student_of_unlabeled_images_alone_is_fine_tuned_on_the_labeled_ones()
         and by_name["pretrain_2"].arguments["section"] == "student"
     )
     assert by_name["pseudo_label_2"].arguments["teacher"] == by_name["student_1"].directory
-    text = dry_runs.describe(config, Path("w"), {}, stages)
+    text = plans.describe(config, Path("w"), {}, stages)
     assert (
         text.count("500 steps of 0 + 200 images") == 2
         and text.count("200 steps of 50 + 0 images") == 2
@@ -790,7 +788,7 @@ def test_a_finished_loop_gives_its_summary_again(tmp_path):
     row = {"top1": 0.5, "ece": 0.1}
     summary = {"teacher": row, "students": [row], "seconds": {"teacher": 1.0}}
     config = recipes.from_flags("--config=configs/noisy_student/digits.py")
-    loop.workdirs.start(tmp_path, loop.resolved(config, {}), of_parts=True)
+    loop.work_dirs.start(tmp_path, loop.resolved(config, {}), of_parts=True)
     (tmp_path / "data").mkdir()
-    loop.workdirs.finish(tmp_path, summary)
+    loop.work_dirs.finish(tmp_path, summary)
     assert run(workdir=tmp_path, recipe="configs/noisy_student/digits.py") == summary

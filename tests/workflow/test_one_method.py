@@ -5,15 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from cli import recipes
-from cli import workdir as workdirs
+from cli import recipes, work_dirs
 from cli.errors import InputError
 from cli.json_files import read_json, write_json
 from tests import networks
 from tests.data.recipes import save
-from training import dry_run
-from workflow import dry_run as plans
-from workflow import loop, measure, one_method, run_method
+from training import estimates
+from workflow import loop, measure, one_method, plans, run_method
 from workflow.measure import Rates
 from workflow.times import duration
 
@@ -86,7 +84,7 @@ def test_every_stage_runs_in_order_and_one_table_has_the_numbers(tmp_path, start
     rows = {line.split()[0]: line.split()[1:3] for line in one_method.table(summary).splitlines()}
     assert rows["fixmatch"] == ["90.00", "0.050"]
     assert one_method.table(summary) in capsys.readouterr().out
-    assert workdirs.done_text(tmp_path / "w").startswith(one_method.table(summary))
+    assert work_dirs.done_text(tmp_path / "w").startswith(one_method.table(summary))
 
 
 def test_a_method_with_a_teacher_names_its_student_and_fine_tunes_it(tmp_path, started):
@@ -279,7 +277,7 @@ def test_a_dry_run_s_step_is_the_method_s_own(tmp_path):
         ),
         None,
     )
-    counts = dry_run.images(uda, tmp_path / "w", folders)
+    counts = estimates.images(uda, tmp_path / "w", folders)
     [training] = plans.trainings(
         uda, one_method.plan(uda, tmp_path / "w", folders, OPTIONS)[:2], counts
     )
