@@ -89,7 +89,7 @@ class BiasedTeacher:
 
 def main(config: ConfigDict, workdir: str) -> None:
     """Trains every method with every memory; leaves `results.json`, `results.md`, `figure.png`."""
-    check(config)
+    check_config(config)
     directory = Path(workdir)
     if work_dirs.start(directory, config.to_dict()) is not None:
         work_dirs.say_done(directory, f"{directory} is done")
@@ -124,7 +124,7 @@ def main(config: ConfigDict, workdir: str) -> None:
     work_dirs.finish(directory, summary, f"{text}\n{directory} is done")
 
 
-def check(config: ConfigDict) -> None:
+def check_config(config: ConfigDict) -> None:
     """Raises InputError where the recipe cannot be run."""
     for key, least in (("seed", 0), ("seeds", 2), ("labeled_per_class", 1)):
         if config[key] < least:

@@ -214,7 +214,7 @@ def measure(config: ConfigDict) -> dict[str, list[list[float]]]:
 
 def main(config: ConfigDict, workdir: str) -> None:
     """Runs the study; leaves `results.json` and `figure.png`."""
-    check(config)
+    check_config(config)
     directory = Path(workdir)
     done = work_dirs.start(directory, config.to_dict())
     if done:
@@ -230,7 +230,7 @@ def main(config: ConfigDict, workdir: str) -> None:
     print(f"results: {directory / 'results.json'}\nfigure: {directory / 'figure.png'}")
 
 
-def check(config: ConfigDict) -> None:
+def check_config(config: ConfigDict) -> None:
     """Raises InputError where the study cannot be made."""
     images = len(load_digits().target)
     if config.seed < 0:

@@ -104,7 +104,7 @@ def accuracy(network: Network, moons: Moons) -> np.ndarray:
 
 def main(config: ConfigDict, workdir: str) -> None:
     """Trains every method on every seed; leaves `results.json` and `figure.png`."""
-    check(config)
+    check_config(config)
     directory = Path(workdir)
     done = finished(directory, config)
     if done:
@@ -151,7 +151,7 @@ def main(config: ConfigDict, workdir: str) -> None:
     print(f"results: {directory / 'results.json'}\nfigure: {directory / 'figure.png'}")
 
 
-def check(config: ConfigDict) -> None:
+def check_config(config: ConfigDict) -> None:
     """Raises InputError where the recipe cannot be run."""
     if config.seed < 0:
         raise InputError(f"seed is {config.seed}; it must be at least 0")

@@ -379,7 +379,7 @@ def main(
     from cli.errors import InputError
     from serving import predict
 
-    names = predict.check(format, arguments, output, stdin=True)
+    names = predict.find_image_files(format, arguments, output, stdin=True)
     options: dict[str, Any] = {
         "version": version,
         "label": label,

@@ -67,12 +67,12 @@ def main(
       InputError: there is no model, or no such file. Or files are not images; this is raised after
         all others have been answered.
     """
-    files = check(format, arguments, output)
+    files = find_image_files(format, arguments, output)
     devices = (strategy, cpu_devices, tpu)
     if output is None:
         show(predict(load(model, *devices), files), format, files)
     else:
-        version = versions.resolve(model)
+        version = versions.require_version(model)
         state = "".join(
             f"{path.name} {path.stat().st_size} {path.stat().st_mtime_ns}"
             for path in sorted(version.rglob("*"))
@@ -86,7 +86,7 @@ def main(
         )
 
 
-def check(
+def find_image_files(
     format: str, arguments: Sequence[str], output: str | None = None, stdin: bool = False
 ) -> list[str]:
     """Returns the image files that `arguments` name.
@@ -179,7 +179,7 @@ def load(model: str | Path, strategy: str = "auto", cpu_devices: int = 1, tpu: s
       InputError: there is no SavedModel, it cannot be read, or it takes something else than image
         bytes.
     """
-    path = versions.resolve(model)
+    path = versions.require_version(model)
 
     def one() -> Serve:
         loaded = versions.load(path)
