@@ -358,7 +358,7 @@ def _stored_label(image: Image, name: str, num_classes: int, label_offset: int) 
 
 
 def table(summary: Mapping[str, Any]) -> str:
-    """Returns a small table for people: split, images, classes, shards."""
+    """Returns a table for people: split, images, classes, shards."""
     rows = [("split", "images", "classes", "shards")]
     for name, split in summary["splits"].items():
         classes = (

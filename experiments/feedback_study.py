@@ -1,4 +1,4 @@
-"""Measures signal and noise of the estimators in `feedback.py`, on a small network and real images.
+"""Measures signal and noise of the estimators in `feedback.py`, on perceptrons and real images.
 
 The command is `run_experiment.sh feedback_study`. Teacher and student are perceptrons with one
 hidden layer on scikit-learn's digits, somewhat trained. For one unlabeled batch the labels are

@@ -1,4 +1,4 @@
-"""Makes TFLite files for phones and small boards, and measures them: `run_tool.sh tflite`.
+"""Makes TFLite files for phones and single-board computers, measures them: `run_tool.sh tflite`.
 
     ./run_tool.sh tflite --workdir=W --model=TRAINING_DIRECTORY --data=DATA_DIRECTORY \
         [--split=test] [--calibration=200]

@@ -3,7 +3,8 @@
     assets.extra/neighbors.npz   embeddings, classes, keys and thumbnails of labeled images
 
 The page of the development server shows which of them look to the network like a new image. The
-file holds small copies and names of people's images, so an export has none unless it is asked for.
+file holds names of people's images and copies of up to 96 pixels. So an export has none unless it
+is asked for.
 """
 
 from __future__ import annotations
