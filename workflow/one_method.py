@@ -22,6 +22,7 @@ from training import estimates
 from training.method import IMAGES, NO_IMAGES
 from workflow import by_device, cost, iterations, loop, planner, settings, times, train
 from workflow.loop_results import SECONDS, table_of
+from workflow.running import flags_of, run_stage
 from workflow.settings import of_recipe
 from workflow.stages import Stage, check_baseline, sections_read, validated
 
@@ -258,7 +259,7 @@ def run_stages(
     for stage in stages:
         if stage.name == "export":
             stage = stage._replace(arguments={**stage.arguments, "model": served})
-        loop.run_stage(stage, directory, config_flags, [], created)
+        run_stage(stage, directory, flags_of(stage, config_flags, []), created)
         if stage.name == "prepare" and _needs_images(config, section):
             iterations.require_unlabeled(stage.directory)
         if stage.name == "finetune" and (directory / "data" / "validation").is_dir():
@@ -266,7 +267,7 @@ def run_stages(
             of_evaluation = next(other for other in stages if other.name == "evaluate").arguments
             devices = {name: of_evaluation[name] for name in DEVICES if name in of_evaluation}
             validation = validation._replace(arguments={**validation.arguments, **devices})
-            loop.run_stage(validation, directory, config_flags, [], created)
+            run_stage(validation, directory, flags_of(validation, config_flags, []), created)
             served = better(validation.directory, stage.arguments["init"], served)
     summary = {**summarize(directory), "served": served.name}
     summary["exported"] = summary["models"][served.name]

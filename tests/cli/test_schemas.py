@@ -21,7 +21,7 @@ from experiments import study
 from serving import assets, batching, card, export, lite, serve, settings
 from training import estimates, metrics_log, model_dir, models
 from weights import weight_files
-from workflow import label_shards, loop, pseudo_label, quickstart, shard_jobs
+from workflow import label_shards, loop, pseudo_label, quickstart, running, shard_jobs
 
 VALUES = [None, True, -1, 1.5, "x", [], {}, [1], 10**15, "\ud800"]
 TEXTS = [
@@ -233,7 +233,7 @@ KINDS: dict[str, tuple[Any, str, Callable[[Path], Any]]] = {
     "seconds": (
         {"prepare": 1.5},
         "seconds.json",
-        lambda path: loop._add_seconds(path, "prepare", 1.0),
+        lambda path: running._add_seconds(path, "prepare", 1.0),
     ),
     "metrics": (METRICS, "run/line.json", read_metrics),
     "balance": (BALANCED, "pseudo_labeled_1/summary.json", read_balanced),

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from cli import commands, recipes
+from cli import commands, recipes, termination
 from cli.app import parse
 from cli.errors import InputError
 from cli.json_files import read_json, write_json
@@ -189,7 +189,7 @@ def test_folds_end_to_end_with_a_kill_on_the_way(folders, tmp_path, monkeypatch,
             write_json(directory / "summary.json", rows)
         return 0
 
-    monkeypatch.setattr(loop.termination, "call", call)
+    monkeypatch.setattr(termination, "call", call)
     monkeypatch.setattr(
         "evaluation.evaluate._draw", lambda directory, evaluations: {"summary": "f"}
     )  # half of the test's time

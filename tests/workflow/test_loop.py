@@ -1,5 +1,6 @@
 """The order of the stages, what a failed one does, and the tables."""
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 from cli import app, recipes, termination, work_dirs
 from cli.errors import InputError
 from cli.json_files import read_json, write_json
-from workflow import choice, loop, plans, quickstart, run
+from workflow import choice, loop, plans, quickstart, run, running
 
 CONFIG = recipes.from_flags("--config=configs/noisy_student/digits.py", "--config.iterations=3")
 
@@ -218,7 +219,7 @@ def _started(monkeypatch, scores):
         write_json(directory / "summary.json", summary)
         return 0
 
-    monkeypatch.setattr(loop.termination, "call", call)
+    monkeypatch.setattr(termination, "call", call)
     return calls
 
 
@@ -330,14 +331,14 @@ def test_more_iterations_choose_again(tmp_path, started, scores):
 
 
 def test_data_without_unlabeled_images_end_before_the_teacher(tmp_path, started, monkeypatch):
-    call = loop.termination.call
+    call = termination.call
 
     def without(command):
         code = call(command)
         (tmp_path / "w" / "data" / "unlabeled").rmdir()
         return code
 
-    monkeypatch.setattr(loop.termination, "call", without)
+    monkeypatch.setattr(termination, "call", without)
     with pytest.raises(
         InputError, match=r"data has no unlabeled images; delete it, and give --unlabeled or set"
     ):
@@ -634,9 +635,12 @@ def test_a_comma_in_the_directory_s_name_is_refused_at_once(tmp_path):
     assert not (tmp_path / "a,b").exists()
 
 
-def test_several_machines_are_for_the_stages(tmp_path):
-    with pytest.raises(InputError, match="--strategy=multi_worker: the loop is for one machine"):
+def test_several_hosts_must_be_named_and_extend_no_run(tmp_path, monkeypatch):
+    monkeypatch.delenv("TF_CONFIG", raising=False)
+    with pytest.raises(InputError, match="--strategy=multi_worker: TF_CONFIG is ''; it must name"):
         main(workdir=str(tmp_path / "w"), strategy="multi_worker")
+    with pytest.raises(InputError, match="--iterations cannot be combined with --strategy=multi"):
+        main(workdir=str(tmp_path / "w"), strategy="multi_worker", iterations="+1")
     assert not (tmp_path / "w").exists()
 
 
@@ -649,7 +653,7 @@ def test_the_trainings_are_told_which_tpu(tmp_path, monkeypatch, capsys):
         write_json(tmp_path / "w" / "data" / "summary.json", {})
         return termination.EXIT_CODE if script(command) == "run_teacher.sh" else 0
 
-    monkeypatch.setattr(loop.termination, "call", call)
+    monkeypatch.setattr(termination, "call", call)
     with pytest.raises(SystemExit) as stop:
         main(workdir=str(tmp_path / "w"), strategy="tpu", tpu="mine")
     assert stop.value.code == 143
@@ -669,7 +673,7 @@ def test_a_mistyped_flag_is_no_option_of_beam(tmp_path):
 
 
 def test_bad_input_of_the_first_stage_leaves_nothing_behind(tmp_path, monkeypatch):
-    monkeypatch.setattr(loop.termination, "call", lambda command: 2)
+    monkeypatch.setattr(termination, "call", lambda command: 2)
     with pytest.raises(SystemExit) as stop:
         main(workdir=str(tmp_path / "w"))
     assert stop.value.code == 2
@@ -684,7 +688,7 @@ def test_a_finished_stage_compares_its_config_itself_and_keeps_its_time(tmp_path
         started.append(script(command))
         return codes[started[-1]]
 
-    monkeypatch.setattr(loop.termination, "call", call)
+    monkeypatch.setattr(termination, "call", call)
     (tmp_path / "w" / "data" / "unlabeled").mkdir(parents=True)
     (tmp_path / "w" / "data" / "summary.json").write_text("{}")
     with pytest.raises(SystemExit) as stop:
@@ -705,8 +709,8 @@ def test_an_interrupted_stage_s_seconds_add_up(tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     clock = [0.0]
-    monkeypatch.setattr(loop.termination, "call", call)
-    monkeypatch.setattr(loop.time, "time", lambda: clock[0])
+    monkeypatch.setattr(termination, "call", call)
+    monkeypatch.setattr(running.time, "time", lambda: clock[0])
     for expected in (100, 200):
         with pytest.raises(KeyboardInterrupt):
             main(workdir=str(tmp_path / "w"))
@@ -767,8 +771,8 @@ def test_the_loop_as_one_call(tmp_path, monkeypatch):
         )
         return 0
 
-    monkeypatch.setattr(loop.termination, "call", call)
-    monkeypatch.setattr(loop.sys, "argv", ["pytest", "--config=another.py"])
+    monkeypatch.setattr(termination, "call", call)
+    monkeypatch.setattr(sys, "argv", ["pytest", "--config=another.py"])
     given = {"labeled": tmp_path / "l", "unlabeled": tmp_path / "u", "workdir": tmp_path / "w"}
     with pytest.raises(RuntimeError, match="ended with exit code 2"):
         run(**given, settings={"iterations": 1, "teacher.epochs": 3.0})

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from cli import recipes, work_dirs
+from cli import recipes, termination, work_dirs
 from cli.errors import InputError
 from cli.json_files import read_json, write_json
 from tests import networks
 from tests.data.recipes import save
 from training import estimates
-from workflow import loop, measure, one_method, plans, run_method
+from workflow import measure, one_method, plans, run_method
 from workflow.measure import Rates
 from workflow.times import duration
 
@@ -63,7 +63,7 @@ def _started(monkeypatch):
             (directory / "unlabeled").mkdir(exist_ok=True)
         return 0
 
-    monkeypatch.setattr(loop.termination, "call", call)
+    monkeypatch.setattr(termination, "call", call)
     return calls
 
 
@@ -107,7 +107,7 @@ def test_a_method_with_a_teacher_names_its_student_and_fine_tunes_it(tmp_path, s
 def test_the_better_one_on_validation_images_is_exported(
     tmp_path, monkeypatch, started, student, tuned, served
 ):
-    call = loop.termination.call
+    call = termination.call
 
     def with_validation(command):
         call(command)
@@ -119,7 +119,7 @@ def test_the_better_one_on_validation_images_is_exported(
             write_json(directory / "summary.json", {"models": models})
         return 0
 
-    monkeypatch.setattr(loop.termination, "call", with_validation)
+    monkeypatch.setattr(termination, "call", with_validation)
     main(recipe(MPL, finetune_last=True), tmp_path / "w", strategy="one_device")
     by_name = dict(started)
     assert by_name["validation"]["strategy"] == by_name["evaluation"]["strategy"] == "one_device"
@@ -131,10 +131,10 @@ def test_the_better_one_on_validation_images_is_exported(
 
 
 def test_the_same_command_runs_only_what_is_not_done(tmp_path, monkeypatch, started):
-    call = loop.termination.call
+    call = termination.call
     codes = {"fixmatch": 143}
     monkeypatch.setattr(
-        loop.termination, "call", lambda command: codes.get(_name(command)) or call(command)
+        termination, "call", lambda command: codes.get(_name(command)) or call(command)
     )
     with pytest.raises(SystemExit) as stop:
         main(recipe(), tmp_path / "w")
