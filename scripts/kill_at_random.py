@@ -48,18 +48,25 @@ def start_training(
         return [
             subprocess.Popen(command("run_teacher.sh", workdir, *flags), start_new_session=True)
         ]
+    all_flags = command("run_teacher.sh", workdir, *flags, "--strategy=multi_worker")
+    return [
+        subprocess.Popen(all_flags, start_new_session=True, env=environment)
+        for environment in environments(workers)
+    ]
+
+
+def environments(workers: int) -> list[dict[str, str]]:
+    """Returns the environment of each worker on this machine, with free ports in `TF_CONFIG`."""
     with contextlib.ExitStack() as stack:
         sockets = [
             stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(workers)
         ]
         addresses = [f"127.0.0.1:{each.getsockname()[1]}" for each in sockets]
-    processes = []
-    for index in range(workers):
-        config = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
-        environment = {**os.environ, "TF_CONFIG": json.dumps(config)}
-        all_flags = command("run_teacher.sh", workdir, *flags, "--strategy=multi_worker")
-        processes.append(subprocess.Popen(all_flags, start_new_session=True, env=environment))
-    return processes
+    configs = [
+        {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
+        for index in range(workers)
+    ]
+    return [{**os.environ, "TF_CONFIG": json.dumps(config)} for config in configs]
 
 
 def finish(processes: list[subprocess.Popen[bytes]]) -> None:
