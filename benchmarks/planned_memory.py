@@ -7,7 +7,7 @@ PYTHON is an interpreter that has JAX; without it only the plan is printed. With
 step is compiled for this CPU. With it the step is compiled for a TPU that is not here, and PYTHON
 needs libtpu, too. No step runs. A line has GiB of supervised learning's whole step, in float32:
 
-    planned        weights, slots, average, gradients, and the maps that `training.dry_run` counts
+    planned        weights, slots, average, gradients, and the maps that `training.estimates` counts
     xla            arguments, results and temporary memory; what is shared counts once
     planned_maps   the maps alone; `xla_maps` is `xla` without weights, slots and the like
     ratio          planned / xla; the goal is 0.85 to 1.15
@@ -31,7 +31,7 @@ from typing import Any
 
 from benchmarks import xla_steps
 from cli.errors import InputError
-from training import dry_run
+from training import estimates
 
 GIB = 2**30
 
@@ -75,10 +75,10 @@ def planned(network: str, batch: int) -> tuple[int, int]:
     """Returns the planner's bytes of weights and what goes with them, and of maps."""
     size, classes = xla_steps.NETWORKS[network]
     model = {"name": network}
-    parameters = dry_run.count_parameters(model, classes, size)
-    fixed = dry_run.of_weights(parameters.trained, True) * GIB
+    parameters = estimates.count_parameters(model, classes, size)
+    fixed = estimates.of_weights(parameters.trained, True) * GIB
     fixed += 2 * 4 * (parameters.all - parameters.trained)
-    maps = dry_run.activations(model, size, batch, 4, False, fused=True)
+    maps = estimates.activations(model, size, batch, 4, False, fused=True)
     assert maps is not None, network
     return int(fixed), int(maps * GIB)
 

@@ -105,7 +105,7 @@ def at_two_sizes(module: str, records: int) -> tuple[dict[str, float], dict[str,
       The figures of the smaller and of the larger size.
 
     Raises:
-      InputError: the sizes are too small.
+      InputError: `records` is below 1000.
     """
     if records < 1000:
         raise InputError(f"--records is {records}; at least 1000 are needed for a meaningful rate")

@@ -22,7 +22,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from cli import workdir
+from cli import work_dirs
 from cli.commands import IMAGES_UNCHANGED, load
 from cli.errors import InputError
 from cli.flags import Command
@@ -68,7 +68,7 @@ class Request:
 
     def keep(self) -> None:
         """Writes the request beside the finished stage's files, if the stage set its answer."""
-        says = workdir.done_text(self._directory) if self._asked is not None else None
+        says = work_dirs.done_text(self._directory) if self._asked is not None else None
         if says is not None:
             # A directory that cannot be written stays as it is.
             with contextlib.suppress(InputError, OSError):
@@ -133,7 +133,7 @@ def _named(text: str) -> str:
 
 def _input(path: Path) -> str:
     run = path.parent if path.name == "model" and not (path / "summary.json").exists() else path
-    return f"{workdir.fingerprint(run)}-{_digest(run, _SHARDS)}"
+    return f"{work_dirs.fingerprint(run)}-{_digest(run, _SHARDS)}"
 
 
 def _code() -> str:

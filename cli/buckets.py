@@ -1,13 +1,14 @@
 """Directories in a bucket: a cache folder holds local copies of what is in use.
 
     s3://BUCKET/KEY  <->  $BUCKET_CACHE/s3/BUCKET/KEY
+    gs://BUCKET/KEY  <->  $BUCKET_CACHE/gs/BUCKET/KEY
 
 Stages see the local paths alone. A file that is published below the cache folder goes to the
 bucket first and gets its local name last. So the bucket has every file with a final name. A store
 shows an object whole or not at all. So a bucket always looks as a local directory did at some
 moment.
 
-A local copy has a modification time that is made of the object's time and ETag. A copy with
+A local copy has a modification time that is made of the object's time and tag. A copy with
 another time is outdated. Shards are fetched when they are read, see `cli.shelf`.
 """
 
@@ -27,10 +28,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from cli import stores
+from cli import claims, stores
 from cli.errors import InputError, write_failure
+from cli.objects import SCHEMES, Object, Place
 from cli.shelf import SHARD, Reader, Shelf
-from cli.stores import Object
 
 CACHE, DEFAULT_CACHE = "BUCKET_CACHE", "~/.cache/noisy_student/buckets"
 """Environment variable that names the cache folder; its default."""
@@ -59,35 +60,39 @@ def _real(folder: str) -> str:
 
 def local_path(url: str) -> str:
     """Returns where the local copy of `s3://BUCKET/KEY` is or will be. Raises InputError."""
-    match = re.fullmatch(r"s3://([^/]+)/+(.+?)/*", url)
-    parts = match[2].split("/") if match else []
+    match = re.fullmatch(rf"({'|'.join(SCHEMES)})://([^/]+)/+(.+?)/*", url)
+    parts = match[3].split("/") if match else []
     if match is None or any(part in ("", ".", "..") for part in parts):
-        raise InputError(f"{url} names no folder of a bucket; write s3://BUCKET/FOLDER")
-    return os.path.join(cache(), "s3", match[1], *parts)
+        raise InputError(f"{url} names no folder of a bucket; write {url[:2]}://BUCKET/FOLDER")
+    return os.path.join(cache(), match[1], match[2], *parts)
 
 
-def _place(path: str | os.PathLike[str]) -> tuple[str, str] | None:
-    """Returns bucket and key of a path below the cache folder; None for any other path."""
-    start, text = f"{cache()}/s3/", os.path.abspath(path)
+def place_of(path: str | os.PathLike[str]) -> Place | None:
+    """Returns the place of a path below the cache folder; None for any other path."""
+    start, text = f"{cache()}/", os.path.abspath(path)
     if not text.startswith(start):
         return None
-    bucket, _, key = text[len(start) :].partition("/")
-    return (bucket, key) if key else None
+    parts = text[len(start) :].split("/", 2)
+    return Place(*parts) if len(parts) == 3 and parts[0] in SCHEMES and parts[2] else None
 
 
 def holds(path: str | os.PathLike[str]) -> bool:
     """Tells whether a path stands for a place in a bucket."""
-    return _place(path) is not None
+    return place_of(path) is not None
 
 
 def as_urls(text: str) -> str:
     """Returns a text with URLs instead of the paths of local copies."""
-    return text.replace(f"{cache()}/s3/", "s3://")
+    for scheme in SCHEMES:
+        text = text.replace(f"{cache()}/{scheme}/", f"{scheme}://")
+    return text
 
 
 def as_paths(text: str) -> str:
     """Undoes `as_urls`."""
-    return text.replace("s3://", f"{cache()}/s3/")
+    for scheme in SCHEMES:
+        text = text.replace(f"{scheme}://", f"{cache()}/{scheme}/")
+    return text
 
 
 # To the bucket
@@ -103,12 +108,12 @@ def publish(path: str | os.PathLike[str], content: str | os.PathLike[str] | None
     Raises:
       InputError: the store does not take it, or another command has the work directory now.
     """
-    place = _place(path)
-    if place is None or _is_passing(place[1]):
+    place = place_of(path)
+    if place is None or _is_passing(place.key):
         return
-    stores.require_claim()
+    claims.require_claim()
     file = os.fspath(path if content is None else content)
-    sent = stores.put_file(*place, file)
+    sent = stores.put_file(place, file)
     os.utime(file, ns=(time.time_ns(), _stamp(sent)))
     if SHARD.fullmatch(os.path.basename(path)):
         _shelf.add(sent.size, cache())
@@ -126,7 +131,7 @@ def publish_tree(
     Raises:
       InputError: see `publish`.
     """
-    place = _place(directory)
+    place = place_of(directory)
     if place is None:
         return
     there, source = _listed(place), Path(directory if content is None else content)
@@ -140,24 +145,24 @@ def publish_tree(
 
 def remove(path: str | os.PathLike[str], missing_ok: bool = False) -> None:
     """Removes a file, in its bucket first."""
-    place = _place(path)
+    place = place_of(path)
     if place is not None:
-        stores.require_claim()
-        stores.delete(*place)
+        claims.require_claim()
+        stores.delete(place)
         missing_ok = True  # it may be in the bucket alone
     Path(path).unlink(missing_ok=missing_ok)
 
 
 def remove_tree(directory: str | os.PathLike[str]) -> None:
     """Removes a directory where there is one, in its bucket first, and marks first of all."""
-    place = _place(directory)
+    place = place_of(directory)
     if place is not None:
-        stores.require_claim()
+        claims.require_claim()
         names = _listed(place)
         for name in sorted(filter(_is_mark, names), key=_rank, reverse=True):
-            stores.delete(place[0], f"{place[1]}/{name}")
+            stores.delete(place.below(name))
         rest = [name for name in names if not _is_mark(name)]
-        _at_once(lambda name: stores.delete(place[0], f"{place[1]}/{name}"), rest)
+        _at_once(lambda name: stores.delete(place.below(name)), rest)
     shutil.rmtree(directory, ignore_errors=True)
 
 
@@ -189,7 +194,7 @@ def refresh(path: str, *, own: bool, whole: bool = False) -> None:
     Raises:
       InputError: the store cannot be read, or nothing is there (unless `own`).
     """
-    place = _place(path)
+    place = place_of(path)
     assert place is not None, path
     there = _listed(place)
     if not there and not own:
@@ -208,10 +213,10 @@ def refresh(path: str, *, own: bool, whole: bool = False) -> None:
     _at_once(_download, [file for file in wanted if not os.path.exists(file)])
 
 
-def _alike(place: tuple[str, str]) -> dict[str, Object]:
+def _alike(place: Place) -> dict[str, Object]:
     """Lists the object of that name, or those whose names begin so, as a checkpoint's do."""
-    folder, name = os.path.dirname(place[1]), os.path.basename(place[1])
-    found = stores.find(*place)
+    folder, name = os.path.dirname(place.key), os.path.basename(place.key)
+    found = stores.find(place)
     listed = {key[len(folder) :].lstrip("/"): value for key, value in found.items()}
     if name in listed:
         return {name: listed[name]}
@@ -237,15 +242,15 @@ def _drop_outdated(path: str, there: dict[str, Object], own: bool) -> None:
             os.rmdir(folder)
 
 
-def _listed(place: tuple[str, str]) -> dict[str, Object]:
+def _listed(place: Place) -> dict[str, Object]:
     """Lists the objects below a folder by their paths in it."""
-    found = stores.find(place[0], f"{place[1]}/")
-    names = {key[len(place[1]) + 1 :]: value for key, value in found.items()}
+    found = stores.find(place.below(""))
+    names = {key[len(place.key) + 1 :]: value for key, value in found.items()}
     listed = {name: value for name, value in names.items() if name and not name.endswith("/")}
     for name in listed:
         if any(part in ("", ".", "..") for part in name.split("/")):
             raise InputError(
-                f"s3://{place[0]}/{place[1]}/{name}: no file can have this name; rename the object"
+                f"{place.below(name).url}: no file can have this name; rename the object"
             )
     return listed
 
@@ -260,7 +265,7 @@ def _files(directory: str | os.PathLike[str]) -> Iterator[str]:
 
 def _stamp(found: Object) -> int:
     """Returns the modification time of a local copy, in nanoseconds."""
-    part = int(hashlib.sha256(found.etag.encode()).hexdigest()[:12], 16) % 10**9
+    part = int(hashlib.sha256(found.tag.encode()).hexdigest()[:12], 16) % 10**9
     return int(found.modified) * 10**9 + part
 
 
@@ -271,14 +276,14 @@ def _is_copy(file: Path, found: Object | None) -> bool:
 
 def _download(path: str) -> int:
     """Fetches a file and returns its size. Raises FileNotFoundError where the bucket lacks it."""
-    place = _place(path)
+    place = place_of(path)
     assert place is not None
     folder, name = os.path.split(path)
     me = f"{platform.node()}-{os.getpid()}-{threading.get_ident()}"
     temporary = os.path.join(folder, f".{name}.tmp-{me}")
     try:
         os.makedirs(folder, exist_ok=True)
-        found = stores.get_file(*place, temporary)
+        found = stores.get_file(place, temporary)
         os.utime(temporary, ns=(time.time_ns(), _stamp(found)))
         os.replace(temporary, path)
     except BaseException as error:
@@ -376,14 +381,14 @@ def size(path: str | os.PathLike[str]) -> int | None:
     """Returns the size of a file in bytes, also of one in a bucket alone; None without one."""
     with contextlib.suppress(FileNotFoundError):
         return os.stat(path).st_size
-    place = _place(path)
-    found = stores.look(*place) if place else None
+    place = place_of(path)
+    found = stores.look(place) if place else None
     return found.size if found else None
 
 
 def missing(directory: str | os.PathLike[str], names: Sequence[str]) -> list[str]:
     """Returns the names of the files that a directory, or its place in a bucket, lacks."""
     lacking = [name for name in names if not os.path.isfile(os.path.join(directory, name))]
-    place = _place(directory)
+    place = place_of(directory)
     there = _listed(place) if lacking and place else {}
     return [name for name in lacking if name not in there]

@@ -44,7 +44,8 @@ def of_command(command: Command) -> str:
     if command.name in COMMANDS:
         parts.append(
             _wrapped(
-                "Files and folders can be in a bucket: s3://BUCKET/FOLDER (docs/scaling.md)."
+                "Files and folders can be in a bucket: s3://BUCKET/FOLDER or gs://BUCKET/FOLDER"
+                " (docs/scaling.md)."
                 " --force takes such a work directory over from a command that is dead."
             )
         )

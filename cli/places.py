@@ -9,9 +9,10 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from cli import buckets, shelf, stores
+from cli import buckets, claims, shelf
 from cli.errors import InputError
 from cli.flags import Command
+from cli.objects import SCHEMES
 
 COMMANDS = (
     *("prepare_data", "train", "teacher", "pseudo_label", "balance", "student", "finetune"),
@@ -21,6 +22,7 @@ COMMANDS = (
 LOCAL = ("output", "cache")
 """Flags of those commands that name files of this machine."""
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+_PLACE = re.compile(rf"({'|'.join(SCHEMES)})://")
 
 
 @contextlib.contextmanager
@@ -52,8 +54,9 @@ def staged(command: Command, values: Mapping[str, Any], force: bool) -> Iterator
     show_urls()
     with contextlib.ExitStack() as stack:
         if "workdir" in changed:
-            bucket, _, folder = buckets.as_urls(changed["workdir"])[len("s3://") :].partition("/")
-            stack.enter_context(stores.claimed(bucket, folder, force))
+            place = buckets.place_of(changed["workdir"])
+            assert place is not None
+            stack.enter_context(claims.claimed(place, force))
             buckets.refresh(changed["workdir"], own=True)
         elif force:
             raise InputError("--force is for a work directory in a bucket; leave it out")
@@ -76,10 +79,10 @@ def _refuse(command: Command, values: Mapping[str, Any], names: Sequence[str]) -
     """Raises InputError for a URL that cannot be used, and for what does not go with one."""
     for name in names:
         where, scheme = f"--{name}: {values[name]}", _URL.search(values[name])
-        if scheme and scheme[1] != "s3":
+        if scheme and scheme[1] not in SCHEMES:
             raise InputError(
                 f"{where} is an address; mount it, and give the local path (only "
-                "s3://BUCKET/FOLDER is read without that)"
+                "s3://BUCKET/FOLDER and gs://BUCKET/FOLDER are read without that)"
             )
         if command.name not in COMMANDS or name in LOCAL:
             raise InputError(
@@ -110,18 +113,18 @@ def _local(text: str) -> str:
 
 
 def _local_part(part: str) -> str:
-    start = part.find("s3://")
-    if start < 0:
+    url = _PLACE.search(part)
+    if url is None:
         return part
     if "*" in part or "?" in part:
         raise InputError(f"{part}: a pattern cannot be in a bucket; name its folder")
-    return part[:start] + buckets.local_path(part[start:])
+    return part[: url.start()] + buckets.local_path(part[url.start() :])
 
 
 def _paths(text: str) -> list[str]:
     """Returns the local paths in a flag's text, without what stands before them."""
-    folder = f"{buckets.cache()}/s3/"
-    return [part[part.index(folder) :] for part in text.split(",") if folder in part]
+    found = (_PLACE.search(buckets.as_urls(part)) for part in text.split(","))
+    return [buckets.as_paths(url.string[url.start() :]) for url in found if url]
 
 
 def show_urls() -> None:

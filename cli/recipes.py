@@ -10,8 +10,7 @@ from typing import Any
 
 from ml_collections import ConfigDict, FieldReference
 
-from cli import flags
-from cli.commands import load as load_function
+from cli import commands, flags
 from cli.effect import require_effect
 from cli.errors import InputError, one_line
 from cli.settings import Section, check_settings
@@ -59,7 +58,7 @@ def load(
         declarations = declared(recipe)
         check_settings(recipe, declarations)
         require_effect(recipe, declarations, overrides, replaced)
-    return (load_function(SMOKE)(recipe) if recipe.get("smoke") else recipe).lock()
+    return (commands.load(SMOKE)(recipe) if recipe.get("smoke") else recipe).lock()
 
 
 def from_flags(

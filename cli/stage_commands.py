@@ -349,7 +349,6 @@ STAGES = (
                 "Devices to train, label and evaluate on.",
                 default="auto",
                 choices=STRATEGIES,
-                value="auto|one_device|mirrored|tpu",
             ),
             Flag(
                 "tpu",

@@ -592,6 +592,15 @@ TOOLS = (
         group="tool",
     ),
     Command(
+        "kill_hosts",
+        "scripts.kill_hosts:main",
+        "Kill one of two hosts in every stage of the loop, and compare with an undisturbed run.",
+        "Leaves whole/, killed/ and the hosts' output. Exits with code 1 where weights differ.",
+        (directory("workdir", "Directory for the two runs."),),
+        ("--workdir=runs/hosts", "--workdir=/tmp/hosts"),
+        group="tool",
+    ),
+    Command(
         "compare_with_peers",
         "scripts.compare_with_peers:main",
         "Compare attacks and corruptions with established libraries.",

@@ -120,7 +120,7 @@ class Examination:
             logging.info("skipped %s: %s", location, result)
         if kinds:
             logging.warning("--%s: %s", role, formats.passed_over(kinds, setting=True))
-        odd.check()
+        odd.check_counts()
         self.remarks[role] = odd.counts()
         if self.read_from.get(role):
             self.read_from[role]["content"] = str(digest)

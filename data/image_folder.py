@@ -27,7 +27,7 @@ from absl import logging
 
 from cli.errors import InputError
 from cli.files import read_file, what_is
-from cli.workdir import is_work_directory
+from cli.work_dirs import is_work_directory
 from data import split_names
 from data.convert import converting
 from data.formats import (

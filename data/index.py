@@ -83,7 +83,7 @@ def indexed(manifest: Manifest) -> bool:
     )
 
 
-def verify(shard: str | Path, digest: str, count: int) -> None:
+def verify_index(shard: str | Path, digest: str, count: int) -> None:
     """Reads the index beside a shard, if there is one.
 
     Args:

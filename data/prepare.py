@@ -25,8 +25,7 @@ from typing import Any
 import ml_collections
 import tensorflow as tf
 
-from cli import buckets, settings
-from cli import workdir as work
+from cli import buckets, settings, work_dirs
 from cli.errors import InputError
 from cli.files import remove_temporaries
 from cli.progress import progress
@@ -121,11 +120,11 @@ def main(
     data = {
         name: value for name, value in config.data.to_dict().items() if name != "use_as_prepared"
     }
-    summary = work.start(directory, {"seed": config.seed, "data": data})
+    summary = work_dirs.start(directory, {"seed": config.seed, "data": data})
     if summary is not None:
         _require_shards(directory, summary)
         fingerprint.require_unchanged(directory, config.data)
-        work.say_done(directory, _done(directory, summary, config.data))
+        work_dirs.say_done(directory, _done(directory, summary, config.data))
         return
     try:
         opened = open_source(config)
@@ -146,7 +145,7 @@ def main(
             _remove_traces(directory, new)
         raise
     fingerprint.write(directory, read_from)
-    work.finish(directory, summary, _done(directory, summary, config.data))
+    work_dirs.finish(directory, summary, _done(directory, summary, config.data))
     print(table(summary))
     print(f"{directory} is done: {_in_words(summary)}")
 
@@ -339,7 +338,7 @@ class PseudoLabeled:
             extra={"source": self.location},
         )
         digest = records.file_digest(manifest.directory / records.MANIFEST)
-        work.finish(
+        work_dirs.finish(
             manifest.directory, {"num_records": total, "source": self.location, "sha256": digest}
         )
         return {"images": total, "shards": len(manifest.files)}
@@ -359,7 +358,7 @@ def _stored_label(image: Image, name: str, num_classes: int, label_offset: int) 
 
 
 def table(summary: Mapping[str, Any]) -> str:
-    """Returns a small table for people: split, images, classes, shards."""
+    """Returns a table for people: split, images, classes, shards."""
     rows = [("split", "images", "classes", "shards")]
     for name, split in summary["splits"].items():
         classes = (

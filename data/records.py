@@ -23,7 +23,7 @@ import tensorflow as tf
 from cli import buckets
 from cli.errors import InputError
 from cli.files import atomic_path, file_digest, remove_temporaries
-from data import index as indexes
+from data.index import Offsets, verify_index
 from data.manifest import INDEX_ENDING, MANIFEST, Manifest, write_manifest
 from data.manifest import KINDS as KINDS
 from data.manifest import read_manifest as read_manifest
@@ -71,7 +71,7 @@ def write_shard(
     Returns:
       The number of records and the file's SHA-256 (hexadecimal).
     """
-    count, position, offsets = 0, 0, indexes.Offsets() if index else None
+    count, position, offsets = 0, 0, Offsets() if index else None
     with atomic_path(path) as temporary:
         with tf.io.TFRecordWriter(str(temporary)) as writer:
             for record in records:
@@ -298,7 +298,7 @@ def verify_split(manifest: Manifest) -> None:
                 f"{path} is not the file that {MANIFEST} describes (SHA-256 differs); make the"
                 " directory again"
             )
-        indexes.verify(path, digest, examples)
+        verify_index(path, digest, examples)
 
 
 def _check_label(path: str, number: int, record: bytes, manifest: Manifest) -> None:

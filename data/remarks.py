@@ -75,7 +75,7 @@ class Remarks:
         """Number of images of each remark."""
         return dict(sorted(self._counts.items()))
 
-    def check(self) -> None:
+    def check_counts(self) -> None:
         """Logs the counts, one line each.
 
         Raises:

@@ -1,8 +1,8 @@
 """Looks at the images before a run: how many each split will get, how large they are.
 
-It lists what `data.splits` would read and splits it with the same draws. A small set of files is
-examined whole. So the numbers are those of the run, and it refuses what the run would refuse, in
-the same words. Of a larger set, only files at even steps are examined. Damaged files and repeated
+It lists what `data.splits` would read and splits it with the same draws. Up to 100 MiB of files are
+all examined. So the numbers are those of the run, and it refuses what the run would refuse, in the
+same words. Of a larger set, only files at even steps are examined. Damaged files and repeated
 images among the others then stay unknown.
 """
 

@@ -7,7 +7,7 @@ so that weights travel by layer name. The differences are what semi-supervised t
 - noise that belongs to the example (:mod:`nets.noise`),
 - synchronized batch normalization that survives saving,
 - initial weights that are a function of a seed,
-- small-image strides,
+- strides for images of at most 64 pixels,
 - logits as the output,
 - normalization without its own weights.
 

@@ -208,8 +208,9 @@ def base_image(encoded: bytes) -> np.ndarray:
 
 
 def encode(image: np.ndarray) -> bytes:
-    """Encodes small images as PNG, which keeps their pixels, and others as JPEG.
+    """Encodes images of up to 64 pixels as PNG, which keeps the pixels, and others as JPEG.
 
+    The shorter side counts.
     The quality of the JPEG is 85, as in the release.
     """
     buffer = io.BytesIO()

@@ -20,7 +20,7 @@ import tensorflow as tf
 
 from cli.errors import InputError, one_line
 from cli.json_files import read_json
-from cli.workdir import fingerprint
+from cli.work_dirs import fingerprint
 from data.preprocessing import Preprocessing
 from serving import versions
 from training import model_dir

@@ -34,7 +34,7 @@ from cli import app, termination
 from cli.errors import InputError
 from cli.json_files import reading
 from cli.start import python_m
-from cli.workdir import fingerprint, finish, require_finished, shown, start
+from cli.work_dirs import fingerprint, finish, require_finished, shown, start
 from data.records import read_manifest
 from evaluation import charts, page, probe, suites
 from evaluation.numbers import NUMBERS, find

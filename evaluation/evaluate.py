@@ -36,10 +36,11 @@ from typing import Any
 import ml_collections
 import numpy as np
 
+import training.strategy
 from cli.errors import InputError
 from cli.files import atomic_path
 from cli.json_files import read_json, write_json
-from cli.workdir import finish, require_finished, say_done, shown, start
+from cli.work_dirs import finish, require_finished, say_done, shown, start
 from data.records import MANIFEST, Manifest, read_manifest, require_same_classes
 from evaluation import build, embedding, figures, imagenet, probe, report, results, suites
 from evaluation.classifiers import Candidate, open_candidate
@@ -49,7 +50,6 @@ from evaluation.settings import Settings
 from evaluation.suites import Folder, Inputs
 from evaluation.tables import table
 from training import model_dir
-from training import strategy as strategies
 from training.copies import Device
 
 CONFIG = "configs/evaluation/default.py"
@@ -92,7 +92,8 @@ def main(
     )
     if has_preprocessing and not data:
         raise InputError("--data is missing; name the directory of the images to evaluate on")
-    devices = strategies.devices(strategy, cpu_devices, tpu)  # before anything else uses TensorFlow
+    # Before anything else uses TensorFlow:
+    devices = training.strategy.devices(strategy, cpu_devices, tpu)
     manifest = _open_split(data, split) if has_preprocessing and data else None
     candidates = {
         name: open_candidate(name, path, settings.saved_model_style)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from cli import workdir as workdirs
+from cli import work_dirs
 from cli.errors import InputError
 from data import records
 from data.archives import ArchiveImages
@@ -33,7 +33,7 @@ def prepare(imagenet: str, output: Path) -> Path:
       InputError: no such images, classes in another order, or an image that cannot be read.
     """
     location = str(Path(imagenet).expanduser().resolve())
-    if workdirs.start(output, {"stage": "imagenet_validation", "imagenet": location}):
+    if work_dirs.start(output, {"stage": "imagenet_validation", "imagenet": location}):
         return output
     images = open_imagenet(Request(location, "test"))
     count, names = len(images.labels), wnids()
@@ -43,7 +43,7 @@ def prepare(imagenet: str, output: Path) -> Path:
         output / "test", "test", _examples(images), shards, count, kind="labeled", label_names=names
     )
     (output / CLASSES).write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
-    workdirs.finish(
+    work_dirs.finish(
         output, {"splits": {"test": {"images": manifest.num_records}}, "label_names": list(names)}
     )
     return output

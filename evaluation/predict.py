@@ -1,7 +1,8 @@
 """Passes images to a model: every example of every set exactly once, in one stream of batches.
 
 This is the only way in which images reach a model here. Sets follow each other within a batch, so
-75 small sets keep a model as busy as one large set. Only the very last batch is filled up.
+75 sets of a few images keep a model as busy as one set of all these images. Only the very last
+batch is filled up.
 """
 
 from __future__ import annotations

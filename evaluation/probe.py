@@ -26,7 +26,7 @@ from sklearn.preprocessing import StandardScaler
 from cli.errors import InputError
 from cli.files import atomic_path
 from cli.json_files import to_json
-from cli.workdir import fingerprint
+from cli.work_dirs import fingerprint
 from data.preprocessing import Preprocessing
 from data.records import Manifest
 from evaluation import embedding, metrics, results

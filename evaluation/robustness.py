@@ -79,8 +79,8 @@ def corruption_errors(
 ) -> dict[str, float | None]:
     """Returns CE of each corruption, in percent: 100 · Σ_s error(s) / Σ_s reference(s).
 
-    The sums are over the severities. CE is None where the reference makes no mistake (on a small
-    test set).
+    The sums are over the severities. CE is None where the reference makes no mistake, as it may on
+    a few hundred images.
     """
     result: dict[str, float | None] = {}
     for name, row in errors.items():

@@ -280,10 +280,11 @@ def attacked_pixels(
 ) -> tuple[Pixels, Callable[[tf.Tensor], tf.Tensor]]:
     """Returns the pixels to attack, and the function that turns a batch of them into network input.
 
-    Pixels are whole gray levels in 0–255. For small images of one size, the stored pixels are
-    attacked. Without an attack the answers are then those of the clean suite, and the gradient goes
-    through the resizing. For all other images, what the network reads is attacked, as in the paper
-    (800 pixels there). It is held to 0–255 and rounded, since resizing may leave both.
+    Pixels are whole gray levels in 0–255. If the style is `small` and all images have one size, the
+    stored pixels are attacked. Without an attack the answers are then those of the clean suite, and
+    the gradient goes through the resizing. For all other images, what the network reads is
+    attacked, as in the paper (800 pixels there). It is held to 0–255 and rounded, since resizing
+    may leave both.
     """
     size = preprocessing.image_size
     shape = predict.common_shape(examples) if preprocessing.style == "small" else None

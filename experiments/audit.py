@@ -38,10 +38,9 @@ from experiments.papers.row import (
     Numbers,
     Row,
 )
-from training import dry_run as dry_runs
-from training import resolve, schedules
+from training import estimates, resolve, schedules
 from training.method import Network
-from workflow import dry_run, loop, train
+from workflow import loop, plans, train
 
 ROOT = Path(__file__).resolve().parent.parent
 NOWHERE = Path("not-prepared")
@@ -89,13 +88,13 @@ def check_row(row: Row) -> list[str]:
     if row.verdict in (RUN, STAND_IN) and not row.ran:
         errors.append("it does not name the place of its results")
     errors += [error for place in row.ran if (error := _absent(place))]
-    plans = []
+    all_plans = []
     for command in row.commands:
         try:
-            plans.append(planned(command))
+            all_plans.append(planned(command))
         except InputError as error:
             errors.append(f"{command}: {error}")
-    return [*errors, *(error for numbers in row.numbers for error in _compared(numbers, plans))]
+    return [*errors, *(error for numbers in row.numbers for error in _compared(numbers, all_plans))]
 
 
 def _absent(place: str) -> str:
@@ -114,11 +113,11 @@ def _anchors(path: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
-def _compared(numbers: Numbers, plans: list[Plan]) -> Iterable[str]:
+def _compared(numbers: Numbers, all_plans: list[Plan]) -> Iterable[str]:
     """Yields what differs in any of the plans that have the training."""
-    found = [plan[numbers.training] for plan in plans if numbers.training in plan]
+    found = [plan[numbers.training] for plan in all_plans if numbers.training in plan]
     if not found:
-        known = ", ".join(dict.fromkeys(name for plan in plans for name in plan))
+        known = ", ".join(dict.fromkeys(name for plan in all_plans for name in plan))
         yield f"there is no training {numbers.training!r}; the commands have {known or 'none'}"
     for here_by_name, (name, value) in itertools.product(found, numbers.values.items()):
         here = here_by_name.get(name)
@@ -175,10 +174,10 @@ def planned(command: str) -> Plan:
 def _of_loop(config: ConfigDict) -> Plan:
     loop.check_loop(config)
     stages = loop.plan(config, NOWHERE, {}, "auto")
-    images = dry_runs.images(config, NOWHERE)
-    dry_run.describe(config, NOWHERE, {}, stages, images)
+    images = estimates.images(config, NOWHERE)
+    plans.describe(config, NOWHERE, {}, stages, images)
     plan: Plan = {"data": _of_data(config), "loop": _of_selection(config)}
-    for training in dry_run.trainings(config, stages, images):
+    for training in plans.trainings(config, stages, images):
         name = training.stage.name
         kept = training.networks[0]
         plan[name] = _of_network(
@@ -192,7 +191,7 @@ def _of_training(config: ConfigDict, section: str, init: str | None) -> Plan:
     train.check_training(config, section, init=bool(init) or section.startswith("finetune"))
     if not section.startswith("finetune"):  # a fine-tuning needs the finished model of --init
         train.describe(config, section, NOWHERE, given)
-    images = dry_runs.images(config, NOWHERE)
+    images = estimates.images(config, NOWHERE)
     method = train.find(config, section)
     settings_here = {
         key: value for key, value in config[section].to_dict().items() if key != "preprocessing"
@@ -203,7 +202,7 @@ def _of_training(config: ConfigDict, section: str, init: str | None) -> Plan:
         unlabeled=bool(method.unlabeled(settings_here)),
         quiet=True,
     )
-    size = dry_runs.image_size(config, section, images)
+    size = estimates.image_size(config, section, images)
     plan: Plan = {"data": _of_data(config)}
     networks = method.networks(values)
     for network in networks:
@@ -257,7 +256,7 @@ def _of_network(
             for key, value in network.settings(values)["optimizer"].items()
         },
         "network": model["name"],
-        "parameters": dry_runs.count_parameters(dict(model), images["classes"], size).trained,
+        "parameters": estimates.count_parameters(dict(model), images["classes"], size).trained,
         "dropout": model["dropout"]
         if model.get("dropout") is not None
         else of_variant and of_variant.dropout,

@@ -20,7 +20,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from ml_collections import ConfigDict
 
-from cli import workdir as workdirs
+from cli import work_dirs
 from cli.errors import InputError
 from cli.files import atomic_path
 from cli.json_files import write_json
@@ -89,10 +89,10 @@ class BiasedTeacher:
 
 def main(config: ConfigDict, workdir: str) -> None:
     """Trains every method with every memory; leaves `results.json`, `results.md`, `figure.png`."""
-    check(config)
+    check_config(config)
     directory = Path(workdir)
-    if workdirs.start(directory, config.to_dict()) is not None:
-        workdirs.say_done(directory, f"{directory} is done")
+    if work_dirs.start(directory, config.to_dict()) is not None:
+        work_dirs.say_done(directory, f"{directory} is done")
         return
     tf.config.experimental.enable_op_determinism()
     problem = BiasedTeacher(
@@ -121,10 +121,10 @@ def main(config: ConfigDict, workdir: str) -> None:
     draw(config, readings, directory / "figure.png")
     print(f"{text}\nfigure: {directory / 'figure.png'}")
     summary = {"figure": str(directory / "figure.png"), **found}
-    workdirs.finish(directory, summary, f"{text}\n{directory} is done")
+    work_dirs.finish(directory, summary, f"{text}\n{directory} is done")
 
 
-def check(config: ConfigDict) -> None:
+def check_config(config: ConfigDict) -> None:
     """Raises InputError where the recipe cannot be run."""
     for key, least in (("seed", 0), ("seeds", 2), ("labeled_per_class", 1)):
         if config[key] < least:

@@ -1,4 +1,4 @@
-"""Measures signal and noise of the estimators in `feedback.py`, on a small network and real images.
+"""Measures signal and noise of the estimators in `feedback.py`, on perceptrons and real images.
 
 The command is `run_experiment.sh feedback_study`. Teacher and student are perceptrons with one
 hidden layer on scikit-learn's digits, somewhat trained. For one unlabeled batch the labels are
@@ -25,12 +25,21 @@ from matplotlib.figure import Figure
 from ml_collections import ConfigDict
 from sklearn.datasets import load_digits
 
-from cli import workdir as workdirs
+from cli import work_dirs
 from cli.errors import InputError
 from cli.files import atomic_path
 from cli.json_files import write_json
 from experiments.study_figure import WIDTH
-from meta_pseudo_labels import feedback as feedbacks
+from meta_pseudo_labels.feedback import (
+    cosine,
+    dot_product,
+    draw_pseudo_labels,
+    finite_difference,
+    hard_loss,
+    label_feedback,
+    soft_cross_entropy,
+    soft_loss,
+)
 
 ESTIMATORS = ("finite_difference", "dot_product", "cosine", "per_example", "soft")
 BASELINES = (
@@ -74,7 +83,7 @@ def gradient(
     """Returns the mean cross entropy and its gradient."""
     with tf.GradientTape() as tape:
         tape.watch(network)
-        loss = tf.reduce_mean(feedbacks.soft_cross_entropy(targets, logits(network, x)))
+        loss = tf.reduce_mean(soft_cross_entropy(targets, logits(network, x)))
     return loss, tape.gradient(loss, network)
 
 
@@ -103,19 +112,19 @@ def teacher_gradients(
     Returns:
       (gradients (estimators, parameters), the h of `BASELINES`).
     """
-    pseudo = feedbacks.draw_pseudo_labels("sampled", logits(teacher, x_u), uniform)
+    pseudo = draw_pseudo_labels("sampled", logits(teacher, x_u), uniform)
     with tf.GradientTape(watch_accessed_variables=False) as label_tape:
         label_tape.watch(pseudo)
         _, unlabeled = gradient(student, x_u, pseudo)
     moved = [v - rate * g for v, g in zip(student, unlabeled)]
     new, labeled = gradient(moved, x_l, y_l)
     old, _ = gradient(student, x_l, y_l)
-    h_ik = feedbacks.label_feedback(label_tape, pseudo, unlabeled, labeled, rate, x_u.shape[0])
+    h_ik = label_feedback(label_tape, pseudo, unlabeled, labeled, rate, x_u.shape[0])
     h_i = tf.reduce_sum(h_ik * pseudo, -1)
     h = [
-        feedbacks.finite_difference(old, new),
-        feedbacks.dot_product(labeled, unlabeled, rate),
-        feedbacks.cosine(labeled, unlabeled),
+        finite_difference(old, new),
+        dot_product(labeled, unlabeled, rate),
+        cosine(labeled, unlabeled),
         tf.reduce_mean(h_i),
     ]
     rows = []
@@ -124,9 +133,9 @@ def teacher_gradients(
             tape.watch(teacher)
             z = logits(teacher, x_u)
             if estimator == "soft":
-                loss = feedbacks.soft_loss(h_ik, z)
+                loss = soft_loss(h_ik, z)
             else:
-                loss = feedbacks.hard_loss(
+                loss = hard_loss(
                     (h_i if estimator == "per_example" else h[i]) - means[i], pseudo, z
                 )
         rows.append(tf.concat([tf.reshape(g, [-1]) for g in tape.gradient(loss, teacher)], 0))
@@ -205,23 +214,23 @@ def measure(config: ConfigDict) -> dict[str, list[list[float]]]:
 
 def main(config: ConfigDict, workdir: str) -> None:
     """Runs the study; leaves `results.json` and `figure.png`."""
-    check(config)
+    check_config(config)
     directory = Path(workdir)
-    done = workdirs.start(directory, config.to_dict())
+    done = work_dirs.start(directory, config.to_dict())
     if done:
-        workdirs.say_done(directory, f"{directory} is done")
+        work_dirs.say_done(directory, f"{directory} is done")
         return
     results = measure(config)
     sizes = list(config.batch_sizes)
     write_json(directory / "results.json", {"batch_sizes": sizes, "signal_to_noise": results})
     draw(config, results, directory / "figure.png")
-    workdirs.finish(
+    work_dirs.finish(
         directory, {"batch_sizes": sizes, "signal_to_noise": results}, f"{directory} is done"
     )
     print(f"results: {directory / 'results.json'}\nfigure: {directory / 'figure.png'}")
 
 
-def check(config: ConfigDict) -> None:
+def check_config(config: ConfigDict) -> None:
     """Raises InputError where the study cannot be made."""
     images = len(load_digits().target)
     if config.seed < 0:

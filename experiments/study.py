@@ -28,8 +28,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from cli import start, termination
-from cli import workdir as workdirs
+from cli import start, termination, work_dirs
 from cli.errors import InputError
 from cli.files import atomic_path
 from cli.json_files import read_json, reading, to_json, write_json
@@ -63,7 +62,7 @@ def main(
 
         print(study_plan.plan(config, directory))
         return
-    done = workdirs.start(directory, config.to_dict())
+    done = work_dirs.start(directory, config.to_dict())
     if not done:
         run_all(config, directory, jobs, chosen)
         left = [
@@ -82,9 +81,9 @@ def main(
         with atomic_path(directory / "results.md") as temporary:
             temporary.write_text(markdown(config, done), encoding="utf-8")
         figure(config, done, directory / "results.png")
-        workdirs.finish(directory, done)
-    text = workdirs.shown(directory, done, functools.partial(markdown, config))
-    workdirs.say_done(
+        work_dirs.finish(directory, done)
+    text = work_dirs.shown(directory, done, functools.partial(markdown, config))
+    work_dirs.say_done(
         directory,
         f"{text}\nresults: {directory / 'results.json'}\nfigure: {directory / 'results.png'}",
     )

@@ -16,10 +16,9 @@ from ml_collections import ConfigDict
 from cli import recipes
 from cli.json_files import to_json
 from experiments.study_runs import commands, linked
-from training import dry_run as reckoning
-from workflow import cost, loop, measure, one_method, times, train
-from workflow import dry_run as plans
-from workflow.dry_run import Planned
+from training import estimates
+from workflow import cost, loop, measure, one_method, plans, times, train
+from workflow.plans import Planned
 from workflow.stages import Stage
 
 TRAINING = {"run_train.sh", "run_meta_pseudo_labels.sh", "run_noisy_student.sh"}
@@ -37,7 +36,7 @@ class Part(NamedTuple):
 
     Attributes:
       recipe: recipe of the call.
-      counts: what `training.dry_run.images` returns.
+      counts: what `training.estimates.images` returns.
       trainings: trainings that it carries out itself, without trainings that are linked.
       times: how often it carries them out; more than once with cross-fitting.
     """
@@ -112,7 +111,7 @@ def _parts(
         recipe, stages = _stages(recipe, words[0], directory, folders, alone="data" in flags)
         key = to_json([recipe.seed, recipe.data.to_dict(), recipe.expected.to_dict(), folders])
         if key not in known:
-            known[key] = reckoning.images(recipe, data, folders)
+            known[key] = estimates.images(recipe, data, folders)
         trainings = plans.trainings(recipe, stages, known[key])
         counted = [
             training for training in trainings if training.stage.name not in linked(config, name)

@@ -21,11 +21,21 @@ from ml_collections import ConfigDict
 
 from cli.errors import InputError
 from cli.progress import progress
-from meta_pseudo_labels import feedback as feedbacks
+from meta_pseudo_labels.feedback import (
+    PSEUDO_LABELS,
+    cosine,
+    dot_product,
+    draw_pseudo_labels,
+    find_estimator,
+    hard_loss,
+    label_feedback,
+    soft_cross_entropy,
+    soft_loss,
+)
 
 CHUNK = 1000  # steps of a compiled loop
 CHOICES = {
-    "pseudo_labels": feedbacks.PSEUDO_LABELS,
+    "pseudo_labels": PSEUDO_LABELS,
     "result": ("teacher", "student"),
     "estimator": ("soft", "dot_product", "cosine"),
     "schedule": ("constant", "cosine"),
@@ -57,7 +67,7 @@ class Problem(Protocol):
 
 def cross_entropy(targets: tf.Tensor, z: tf.Tensor) -> tf.Tensor:
     """Returns the cross-entropy: the mean over each seed's examples, summed over seeds."""
-    return tf.reduce_sum(tf.reduce_mean(feedbacks.soft_cross_entropy(targets, z), 1))
+    return tf.reduce_sum(tf.reduce_mean(soft_cross_entropy(targets, z), 1))
 
 
 def descend(
@@ -92,7 +102,7 @@ def step(
         z_u = problem.logits(teacher, x_u)
         with tape.stop_recording():
             uniform = tf.random.stateless_uniform(tf.shape(z_u), [number, 1])
-            pseudo = feedbacks.draw_pseudo_labels(method.pseudo_labels, z_u, uniform)  # (S, B_u, K)
+            pseudo = draw_pseudo_labels(method.pseudo_labels, z_u, uniform)  # (S, B_u, K)
             moved, h = step_student(problem, student, x_u, pseudo, x_l, y_l, rate, method.estimator)
         losses = []
         if method.supervised:
@@ -102,9 +112,9 @@ def step(
         if method.feedback:  # both are means over seeds, too
             factor = method.batch_size if method.estimator == "dot_product" else 1.0
             feedback = (
-                feedbacks.soft_loss(h, z_u)
+                soft_loss(h, z_u)
                 if method.estimator == "soft"
-                else feedbacks.hard_loss(h, pseudo, z_u, factor)
+                else hard_loss(h, pseudo, z_u, factor)
             )
             losses.append(method.feedback * seeds * feedback)
         if method.consistency:
@@ -149,15 +159,9 @@ def step_student(
         loss = cross_entropy(y_l, problem.logits(moved, x_l))
     labeled = tape.gradient(loss, moved)
     if estimator != "soft":
-        scalar = (
-            feedbacks.cosine
-            if estimator == "cosine"
-            else functools.partial(feedbacks.dot_product, factor=rate)
-        )
+        scalar = cosine if estimator == "cosine" else functools.partial(dot_product, factor=rate)
         return moved, tf.vectorized_map(lambda pair: scalar(*pair), (labeled, unlabeled))[:, None]
-    return moved, feedbacks.label_feedback(
-        label_tape, pseudo, unlabeled, labeled, rate, pseudo.shape[1]
-    )
+    return moved, label_feedback(label_tape, pseudo, unlabeled, labeled, rate, pseudo.shape[1])
 
 
 def train(
@@ -200,6 +204,6 @@ def check_method(name: str, method: ConfigDict) -> None:
             )
     if method.feedback:
         try:
-            feedbacks.find_estimator(method.estimator, method.pseudo_labels)
+            find_estimator(method.estimator, method.pseudo_labels)
         except ValueError as error:
             raise InputError(f"methods.{name}: {error}") from error

@@ -27,7 +27,7 @@ from matplotlib.figure import Figure
 from ml_collections import ConfigDict
 from scipy import stats
 
-from cli import workdir as workdirs
+from cli import work_dirs
 from cli.errors import InputError
 from cli.files import atomic_path
 from cli.json_files import write_json
@@ -104,11 +104,11 @@ def accuracy(network: Network, moons: Moons) -> np.ndarray:
 
 def main(config: ConfigDict, workdir: str) -> None:
     """Trains every method on every seed; leaves `results.json` and `figure.png`."""
-    check(config)
+    check_config(config)
     directory = Path(workdir)
     done = finished(directory, config)
     if done:
-        workdirs.say_done(directory, f"{done}\n{directory} is done")
+        work_dirs.say_done(directory, f"{done}\n{directory} is done")
         return
     tf.config.experimental.enable_op_determinism()
     moons = Moons(config.seed, config.seeds, config.noise)
@@ -147,11 +147,11 @@ def main(config: ConfigDict, workdir: str) -> None:
         directory / "figure.png",
     )
     summary = {"methods": rows, "figure": str(directory / "figure.png")}
-    workdirs.finish(directory, summary, f"{table(rows)}\n{directory} is done")
+    work_dirs.finish(directory, summary, f"{table(rows)}\n{directory} is done")
     print(f"results: {directory / 'results.json'}\nfigure: {directory / 'figure.png'}")
 
 
-def check(config: ConfigDict) -> None:
+def check_config(config: ConfigDict) -> None:
     """Raises InputError where the recipe cannot be run."""
     if config.seed < 0:
         raise InputError(f"seed is {config.seed}; it must be at least 0")
@@ -183,7 +183,7 @@ def finished(directory: Path, config: ConfigDict) -> str | None:
       InputError: it holds a run of another recipe, or its files are damaged or another command's.
     """
     try:
-        done = workdirs.start(directory, config.to_dict())
+        done = work_dirs.start(directory, config.to_dict())
         return None if done is None else table({name: done["methods"][name] for name in config.run})
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise InputError(

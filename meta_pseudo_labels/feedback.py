@@ -387,8 +387,8 @@ ESTIMATORS = {estimator.name: estimator for estimator in _ALL}
 MEASURED = {"Adam": (0.56, 0.98), "RMSProp": (0.96, 1.0), "LARS": (0.07, 0.89)}
 """Optimizer -> least and largest cosine of the true gradient and the gradient by `soft`.
 
-`soft` has the learning rate for the factor here. The cosines were found in a small problem at steps
-1, 11 and 101 (tests/meta_pseudo_labels/test_model.py)."""
+`soft` has the learning rate for the factor here. The cosines are of perceptrons with 5 hidden units
+at steps 1, 11 and 101 (tests/meta_pseudo_labels/test_model.py)."""
 
 
 def find_estimator(name: str, pseudo_labels: str) -> Estimator:
@@ -431,8 +431,8 @@ def check_factor(
         )
         return (
             f"feedback {estimator.name!r} is an approximation under {optimizer}: a step of this "
-            "optimizer is not a known multiple of the gradient. Cosines to the true gradient in a "
-            f"small problem: {cosines}."
+            "optimizer is not a known multiple of the gradient. Cosines to the true gradient, with "
+            f"perceptrons of 5 hidden units: {cosines}."
         )
     raise ValueError(
         f"feedback {estimator.name!r} needs a student's step that is a known multiple of its "

@@ -1,8 +1,8 @@
 """Reduced Meta Pseudo Labels: the large teacher is trained once, and its predictions are stored.
 
-See Pham et al. 2021, Appendix E. A small network corrects those predictions, and learns from the
-feedback. So only one large network, the student, is in memory. The appendix could not be consulted;
-the calibrator's form and its start are this project's.
+See Pham et al. 2021, Appendix E. A network of two hidden layers corrects those predictions, and
+learns from the feedback. So only one large network, the student, is in memory. The appendix could
+not be consulted; the calibrator's form and its start are this project's.
 """
 
 from __future__ import annotations

@@ -94,9 +94,10 @@ def _of_the_pair(model: Section) -> Section:
 
 
 TRAIN = Section(
-    "The training of a teacher and a student by Meta Pseudo Labels, or by its reduced form "
-    "(Appendix E): the student, and a calibrator of the predictions in --pseudo_labeled. That with "
-    "feedback=none is training on pseudo-labels of a fixed teacher.",
+    "The training of a teacher and a student by Meta Pseudo Labels. In its reduced form "
+    "(Appendix E) it is that of the student and of a calibrator of the predictions in "
+    "--pseudo_labeled. The reduced form with feedback=none is training on pseudo-labels of a fixed "
+    "teacher.",
     {
         "method": settings.METHOD.but(default="meta_pseudo_labels"),
         "teacher": Section(NETWORK.meaning, {**NETWORK, "model": _of_the_pair(settings.MODEL)}),

@@ -125,7 +125,7 @@ def _digit_histogram(
         )
         if len(index) * 8 > len(histogram):
             histogram += np.bincount(index, minlength=len(histogram))
-        else:  # a small shard must not pay for a pass over all the bins
+        else:  # few records must not pay for a pass over all the bins
             np.add.at(histogram, index, 1)
     return histogram.reshape(len(rows), 1 << digit)
 

@@ -1,8 +1,8 @@
 """Residual networks of Meta Pseudo Labels as Keras models: Wide ResNet and ResNet-50.
 
-:mod:`resnet.wide_resnet` is for small images, :mod:`resnet.resnet50` for ImageNet. Both work like
-:mod:`efficientnet.model`: pixels in 0-255 in, float32 logits out, seeded initial weights, noise
-that belongs to the example.
+:mod:`resnet.wide_resnet` is for images of about 32 pixels, :mod:`resnet.resnet50` for ImageNet.
+Both work like :mod:`efficientnet.model`: pixels in 0-255 in, float32 logits out, seeded initial
+weights, noise that belongs to the example.
 """
 
 from typing import TYPE_CHECKING

@@ -26,7 +26,7 @@ from ml_collections import ConfigDict
 from cli import recipes, stack, start
 from cli.errors import InputError
 from cli.files import file_digest
-from cli.workdir import finish
+from cli.work_dirs import finish
 from data import prepare
 from serving import export, predict
 from training import model_dir

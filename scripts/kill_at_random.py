@@ -25,7 +25,7 @@ import subprocess
 import time
 from pathlib import Path
 
-from cli import start as starting
+from cli import start
 
 FLAGS = [
     "--config=configs/noisy_student/digits.py",
@@ -36,28 +36,37 @@ FLAGS = [
 
 def command(script: str, workdir: Path, *flags: str) -> list[str]:
     """Returns a stage's command."""
-    return starting.script(script, *FLAGS, f"--workdir={workdir}", *flags)
+    return start.script(script, *FLAGS, f"--workdir={workdir}", *flags)
 
 
-def start(workdir: Path, data: Path, steps: int, workers: int) -> list[subprocess.Popen[bytes]]:
+def start_training(
+    workdir: Path, data: Path, steps: int, workers: int
+) -> list[subprocess.Popen[bytes]]:
     """Starts the processes of a training; returns them, the chief first."""
     flags = [f"--data={data}", f"--config.teacher.steps={steps}"]
     if workers == 1:
         return [
             subprocess.Popen(command("run_teacher.sh", workdir, *flags), start_new_session=True)
         ]
+    all_flags = command("run_teacher.sh", workdir, *flags, "--strategy=multi_worker")
+    return [
+        subprocess.Popen(all_flags, start_new_session=True, env=environment)
+        for environment in environments(workers)
+    ]
+
+
+def environments(workers: int) -> list[dict[str, str]]:
+    """Returns the environment of each worker on this machine, with free ports in `TF_CONFIG`."""
     with contextlib.ExitStack() as stack:
         sockets = [
             stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(workers)
         ]
         addresses = [f"127.0.0.1:{each.getsockname()[1]}" for each in sockets]
-    processes = []
-    for index in range(workers):
-        config = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
-        environment = {**os.environ, "TF_CONFIG": json.dumps(config)}
-        all_flags = command("run_teacher.sh", workdir, *flags, "--strategy=multi_worker")
-        processes.append(subprocess.Popen(all_flags, start_new_session=True, env=environment))
-    return processes
+    configs = [
+        {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
+        for index in range(workers)
+    ]
+    return [{**os.environ, "TF_CONFIG": json.dumps(config)} for config in configs]
 
 
 def finish(processes: list[subprocess.Popen[bytes]]) -> None:
@@ -99,12 +108,12 @@ def main(workdir: str, kills: int = 20, seed: int = 0, workers: int = 1, steps: 
     subprocess.check_call(command("run_prepare_data.sh", root / "data"))
     data = root / "data"
     began = time.monotonic()
-    finish(start(root / "whole", data, steps, workers))
+    finish(start_training(root / "whole", data, steps, workers))
     undisturbed = time.monotonic() - began
     done = 0
     while done < kills:
         started = time.time()
-        processes = start(root / "killed", data, steps, workers)
+        processes = start_training(root / "killed", data, steps, workers)
         index, moment = rng.randrange(workers), rng.uniform(0, undisturbed / 4)
         try:
             processes[index].wait(moment)
@@ -117,7 +126,7 @@ def main(workdir: str, kills: int = 20, seed: int = 0, workers: int = 1, steps: 
                 f"kill {done} of {kills}, {moment:.1f} s after the start; exit codes {codes}",
                 flush=True,
             )
-    finish(start(root / "killed", data, steps, workers))
+    finish(start_training(root / "killed", data, steps, workers))
     same = outcome(root / "whole") == outcome(root / "killed")
     print(f"{done} kills: weights and log are {'the same to the bit' if same else 'NOT the same'}")
     return 0 if same else 1

@@ -4,7 +4,8 @@
 #   sbatch --nodes=4 scripts/slurm.sh --config=... --data=... --pseudo_labeled=... --workdir=...
 #
 # Submit it in the checkout, which all machines see at the same place, with its environment made.
-# STAGE names another training, such as run_teacher.sh; PORT is the port of the workers.
+# STAGE names another training, such as run_teacher.sh, or the loop, run_noisy_student.sh. PORT is the
+# port of the workers.
 # A run that lost a worker (75), or whose time is up (143), queues again and goes on from its last
 # checkpoint. Any other end is final.
 #SBATCH --job-name=student

@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from cli.files import atomic_path, file_digest
 from cli.json_files import read_json, write_json
-from cli.workdir import fingerprint
+from cli.work_dirs import fingerprint
 from data.preprocessing import Preprocessing
 from serving import card, neighbors, onnx_file, preprocess, probes
 from serving.versions import CARD, EXPORT
@@ -97,7 +97,7 @@ def add_neighbors(path: Path, model: str, data: str) -> None:
     if (stored.get("neighbors") or {}).get("data") == fingerprint(data):
         return
     stored = {"evaluation": None, "license": LICENSE, **stored}
-    stored["neighbors"] = neighbors.write(path, data, spec.label_names)
+    stored["neighbors"] = neighbors.write_index(path, data, spec.label_names)
     write_card(
         path, path.parent.name, int(path.name), spec, model_dir.run_directory(Path(model)), stored
     )

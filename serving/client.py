@@ -378,7 +378,7 @@ def main(
     from cli.errors import InputError
     from serving import predict
 
-    names = predict.check(format, arguments, output)
+    names = predict.find_image_files(format, arguments, output)
     options: dict[str, Any] = {
         "version": version,
         "label": label,

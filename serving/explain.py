@@ -122,7 +122,7 @@ def explain(version: Version, encoded: bytes) -> dict[str, Any]:
         return _compute(version, "predict_prepared", images=images)["probabilities"]
 
     number = int(top["classes"][0, 0])
-    index = neighbors.read(version.path)
+    index = neighbors.read_index(version.path)
     found = index and neighbors.nearest(index, features["embedding"][0], NEAREST)
     return {
         "status": OK,

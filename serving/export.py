@@ -41,10 +41,10 @@ from tensorflow.core.protobuf import saved_model_pb2
 from cli import buckets
 from cli.errors import InputError
 from cli.json_files import read_json, write_json
-from cli.workdir import fingerprint, finish, require_finished, say_done
+from cli.work_dirs import fingerprint, finish, require_finished, say_done
 from serving import assets, onnx_file, probes, settings
-from serving import neighbors as nearest
 from serving.images import MAX_PIXELS
+from serving.neighbors import open_labeled, write_index
 from serving.signatures import Classifier
 from serving.versions import EXPORT, SAVED_MODEL, digests, versions
 from training import model_dir
@@ -97,7 +97,7 @@ def main(
     _require_serving_dir(Path(workdir))
     spec, run = model_dir.read_spec(model), model_dir.run_directory(Path(model))
     if neighbors:
-        nearest.open_labeled(neighbors, spec.label_names)
+        open_labeled(neighbors, spec.label_names)
     origin = {
         "model": fingerprint(run),
         "preprocessing": spec.preprocessing.to_dict(),
@@ -269,7 +269,7 @@ def _write_version(
     if onnx:
         stored["onnx"] = assets.write_onnx(extra, network, spec, stored)
     if neighbors:
-        stored["neighbors"] = nearest.write(temporary, neighbors, spec.label_names)
+        stored["neighbors"] = write_index(temporary, neighbors, spec.label_names)
     write_json(temporary / EXPORT, {**stored, "sha256": digests(temporary)})
     assets.write_card(
         temporary, folder.name, version, spec, model_dir.run_directory(Path(model)), stored

@@ -2,8 +2,8 @@
 
 `tf.io.decode_image` fails the whole batch for one bad image, and a graph for TF Serving can hold no
 Python function that catches the error. But tf.data can drop an element that fails, and it runs
-inside a graph. So a batch becomes a small dataset of (row, bytes). The rows that come out of it are
-put back in their places, and the missing rows were not images.
+inside a graph. So a batch becomes a `tf.data.Dataset` of (row, bytes). The rows that come out of it
+are put back in their places, and the missing rows were not images.
 
 An image must state its size before it is decoded: a few hundred bytes can declare gigabytes of
 pixels. An image that TensorFlow would decode wrongly (see `serving.bmp`) is not decoded either.

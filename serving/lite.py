@@ -1,4 +1,4 @@
-"""Makes TFLite files for phones and small boards, and measures them: `run_tool.sh tflite`.
+"""Makes TFLite files for phones and single-board computers, measures them: `run_tool.sh tflite`.
 
     ./run_tool.sh tflite --workdir=W --model=TRAINING_DIRECTORY --data=DATA_DIRECTORY \
         [--split=test] [--calibration=200]
@@ -30,7 +30,7 @@ import tensorflow as tf
 from cli.errors import InputError
 from cli.files import atomic_path
 from cli.quiet import silent
-from cli.workdir import finish, require_finished, say_done, shown, start
+from cli.work_dirs import finish, require_finished, say_done, shown, start
 from data import protos
 from data.preprocessing import Preprocessing, eval_image
 from data.records import Manifest, read_manifest, require_same_classes

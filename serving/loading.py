@@ -26,7 +26,7 @@ from serving.versions import MODELS_CONFIG, SAVED_MODEL, load
 
 MAX_WARMUP_REQUESTS = 1000
 """Limit of TF Serving's own (`kMaxNumRecords` in saved_model_warmup_util.h)."""
-# Of one input. A tensor of one repeated value is small on the wire, and large after it.
+# Of one input. A tensor of one repeated value takes few bytes on the wire, and many after it.
 MAX_ELEMENTS = 2**26
 
 

@@ -142,7 +142,7 @@ class Health:
     def __init__(self, models: Models):
         self._models, self.draining = models, False
 
-    def check(self, request: Any, context: grpc.ServicerContext) -> wrappers_pb2.Int32Value:
+    def check_health(self, request: Any, context: grpc.ServicerContext) -> wrappers_pb2.Int32Value:
         """Returns the state of the server, of a TF Serving service, or of a model.
 
         The request's service is "" for the server, else the name of a service or model.
@@ -161,7 +161,7 @@ class Health:
             wrappers_pb2.StringValue.FromString,
             wrappers_pb2.Int32Value.SerializeToString,
         )
-        check = grpc.unary_unary_rpc_method_handler(self.check, decode, encode)
+        check = grpc.unary_unary_rpc_method_handler(self.check_health, decode, encode)
         handler = grpc.method_handlers_generic_handler(HEALTH, {"Check": check})
         server.add_generic_rpc_handlers((handler,))
 

@@ -3,7 +3,8 @@
     assets.extra/neighbors.npz   embeddings, classes, keys and thumbnails of labeled images
 
 The page of the development server shows which of them look to the network like a new image. The
-file holds small copies and names of people's images, so an export has none unless it is asked for.
+file holds names of people's images and copies of up to 96 pixels. So an export has none unless it
+is asked for.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import tensorflow as tf
 from cli.errors import InputError, one_line
 from cli.files import atomic_path
 from cli.progress import progress
-from cli.workdir import fingerprint, require_finished
+from cli.work_dirs import fingerprint, require_finished
 from data.preprocessing import decode
 from data.records import Manifest, read_manifest, require_same_classes
 from serving import versions
@@ -91,7 +92,7 @@ def open_labeled(data: str, names: Sequence[str]) -> Manifest:
     return manifest
 
 
-def write(version: Path, data: str, names: Sequence[str]) -> dict[str, Any]:
+def write_index(version: Path, data: str, names: Sequence[str]) -> dict[str, Any]:
     """Writes the index of an exported version from the split `labeled` of a data directory.
 
     Args:
@@ -140,7 +141,7 @@ def write(version: Path, data: str, names: Sequence[str]) -> dict[str, Any]:
     return {"images": len(keys), "seed": SEED, "data": fingerprint(data)}
 
 
-def read(version: Path) -> Index | None:
+def read_index(version: Path) -> Index | None:
     """Returns the index of a version; None if it has none. Raises InputError if it is damaged."""
     path = version / "assets.extra" / FILE
     try:

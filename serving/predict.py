@@ -68,12 +68,12 @@ def main(
       InputError: there is no model, or no such file. Or files are not images; this is raised after
         all others have been answered.
     """
-    files = check(format, arguments, output)
+    files = find_image_files(format, arguments, output)
     devices = (strategy, cpu_devices, tpu)
     if output is None:
         show(predict(load(model, *devices), files), format, files)
     else:
-        version = versions.resolve(model)
+        version = versions.require_version(model)
         state = "".join(
             f"{path.name} {path.stat().st_size} {path.stat().st_mtime_ns}"
             for path in sorted(version.rglob("*"))
@@ -87,7 +87,7 @@ def main(
         )
 
 
-def check(format: str, arguments: Sequence[str], output: str | None = None) -> list[str]:
+def find_image_files(format: str, arguments: Sequence[str], output: str | None = None) -> list[str]:
     """Returns the image files that `arguments` name; `-` stands for one image on stdin.
 
     Raises:
@@ -178,7 +178,7 @@ def load(model: str | Path, strategy: str = "auto", cpu_devices: int = 1, tpu: s
       InputError: there is no SavedModel, it cannot be read, or it takes something else than image
         bytes.
     """
-    path = versions.resolve(model)
+    path = versions.require_version(model)
 
     def one() -> Serve:
         loaded = versions.load(path)
@@ -205,11 +205,11 @@ def load(model: str | Path, strategy: str = "auto", cpu_devices: int = 1, tpu: s
 
     if strategy == "auto" and cpu_devices == 1 and len(tf.config.list_physical_devices("GPU")) < 2:
         return one()
+    import training.strategy
     from training import copies  # here: one device needs nothing of it
-    from training import strategy as strategies
 
     return copies.Copies(
-        copies.on_each(strategies.devices(strategy, cpu_devices, tpu), one), AT_ONCE
+        copies.on_each(training.strategy.devices(strategy, cpu_devices, tpu), one), AT_ONCE
     )
 
 

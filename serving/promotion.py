@@ -25,7 +25,7 @@ import tensorflow as tf
 from cli.errors import InputError
 from cli.files import atomic_path
 from cli.json_files import read_json_lines, to_json
-from cli.workdir import require_finished
+from cli.work_dirs import require_finished
 from data.records import Manifest, read_manifest, require_same_classes
 from serving import settings, versions
 from serving.lite import encoded_examples
@@ -91,7 +91,7 @@ def promote(
     for path in paths:
         names = manifest.label_names
         require_same_classes(_labels(path), str(path), names, str(manifest.directory))
-    measured = check(paths[0], paths[1], manifest)
+    measured = measure_versions(paths[0], paths[1], manifest)
     print(table(measured, before, candidate))
     reasons = faults(measured, drop, agreement, slower)
     if reasons:
@@ -126,7 +126,7 @@ def rollback(serving_dir: str, name: str = "classifier", version: int | None = N
     _change(folder, name, now, version, "rollback", None)
 
 
-def check(stable: Path, candidate: Path, manifest: Manifest) -> Check:
+def measure_versions(stable: Path, candidate: Path, manifest: Manifest) -> Check:
     """Measures two SavedModels on a labeled split.
 
     Raises InputError for damaged records or none.

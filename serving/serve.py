@@ -62,12 +62,10 @@ def main(
             f"--serving_dir: {folder} holds no {MODELS_CONFIG}; make it with run_export.sh"
         )
     if local:
-        from serving import local as development  # loads TensorFlow
+        from serving.local import serve  # loads TensorFlow
 
         log = Path(log_requests).expanduser().resolve() if log_requests else None
-        development.serve(
-            folder, address, ports[1], ports[0], not nobatching, cors=cors, log_requests=log
-        )
+        serve(folder, address, ports[1], ports[0], not nobatching, cors=cors, log_requests=log)
         return
     if log_requests:
         raise InputError(

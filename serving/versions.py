@@ -69,7 +69,7 @@ def find(directory: str | Path) -> Path | None:
     return found[0] / str(versions(found[0])[-1]) if found else None
 
 
-def resolve(directory: str | Path) -> Path:
+def require_version(directory: str | Path) -> Path:
     """Returns what `find` finds. Raises InputError where there is no model, or more than one."""
     if not Path(directory).is_dir():
         raise InputError(f"--model: {directory} does not exist; make it with run_export.sh")

@@ -14,9 +14,6 @@ import pytest
 
 from cli import buckets, stores
 
-boto3 = pytest.importorskip("boto3")
-config = pytest.importorskip("botocore.config")
-pytest.importorskip("moto")
 BUCKET = "bucket"
 ERROR = '<?xml version="1.0" encoding="UTF-8"?><Error><Code>{}</Code><Message>no</Message></Error>'
 
@@ -25,6 +22,7 @@ class Server:
     """moto's S3 in this process.
 
     Attributes:
+      scheme: what URLs of its places begin with.
       url: its address.
       fault: (method, key) -> what to do with a request: "" (answer it), a status and code such as
         "500 InternalError" or "429 ", "after " and these (do it, and say so nevertheless), "cut"
@@ -32,6 +30,9 @@ class Server:
       ignored: a header that it does not know, such as "HTTP_IF_NONE_MATCH".
       requests: method and key of each request.
     """
+
+    scheme = "s3"
+    condition = "HTTP_IF_NONE_MATCH"
 
     def __init__(self) -> None:
         from moto.server import DomainDispatcherApplication, create_backend_app
@@ -77,7 +78,10 @@ class Server:
     @functools.cached_property
     def client(self) -> Any:
         """A separate client, which meets no faults but the planned ones."""
-        retries = config.Config(retries={"total_max_attempts": 1})
+        import boto3
+        from botocore.config import Config
+
+        retries = Config(retries={"total_max_attempts": 1})
         return boto3.client("s3", endpoint_url=self.url, config=retries)
 
     def objects(self) -> dict[str, bytes]:
@@ -94,6 +98,10 @@ class Server:
         """Puts an object, as another program would."""
         self.client.put_object(Bucket=BUCKET, Key=key, Body=content)
 
+    def remove(self, key: str) -> None:
+        """Removes an object, as another program would."""
+        self.client.delete_object(Bucket=BUCKET, Key=key)
+
 
 @functools.cache
 def _the_server() -> Server:
@@ -103,6 +111,8 @@ def _the_server() -> Server:
 @contextlib.contextmanager
 def running(monkeypatch: Any, cache: Any) -> Iterator[Server]:
     """Yields a server with an empty bucket that the environment names, cached in `cache`."""
+    for package in ("boto3", "moto"):
+        pytest.importorskip(package)
     import moto.backends
 
     for name, value in (

@@ -20,8 +20,7 @@ from data import prepare, sources
 from evaluation import compare, numbers, tables
 from serving import export
 from training import model_dir
-from workflow import dry_run as dry_runs
-from workflow import loop, train
+from workflow import loop, plans, train
 
 DOCS = (Path(__file__).resolve().parents[1] / "docs" / "extending.md").read_text(encoding="utf-8")
 CNN, RECIPE, METRIC, SOURCE = re.findall(r"```python\n(.*?)```", DOCS, re.DOTALL)[:4]
@@ -39,7 +38,7 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 def test_an_architecture_through_every_stage(config: Any, tmp_path: Path) -> None:
     loop.check_loop(config)
-    plan = dry_runs.describe(config, tmp_path, {}, loop.plan(config, tmp_path, {}, "auto"))
+    plan = plans.describe(config, tmp_path, {}, loop.plan(config, tmp_path, {}, "auto"))
     assert "parameters (1,586 trained), 32 px" in plan and "activations not known" in plan
     data, run = tmp_path / "data", tmp_path / "teacher"
     prepare.main(config, str(data))

@@ -55,7 +55,7 @@ def commands_of(text: str) -> Iterator[str]:
     yield from (put_in(" ".join(command.split())) for command in INLINE.findall(outside))
 
 
-def check(command: str) -> None:
+def check_command(command: str) -> None:
     """Reads a command as its script does.
 
     Raises:
@@ -93,7 +93,7 @@ def test_the_scripts_take_the_commands(page: Path) -> None:
     wrong = []
     for command in commands_of(text_of(page)):
         try:
-            check(command)
+            check_command(command)
         except InputError as error:
             wrong.append(f"{command}: {error}")
     assert not wrong
@@ -125,4 +125,4 @@ def test_variables_are_put_in() -> None:
 )
 def test_what_the_check_finds(command: str, error: str) -> None:
     with pytest.raises(InputError, match=re.escape(error)):
-        check(command)
+        check_command(command)

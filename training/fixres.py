@@ -21,7 +21,7 @@ from pathlib import Path
 
 import tensorflow as tf
 
-from cli import workdir as workdirs
+from cli import work_dirs
 from cli.errors import InputError
 from nets.names import block_name
 from training import model_dir
@@ -85,11 +85,11 @@ def main(model: str, output: str, image_size: int) -> None:
     if network.input_shape[1:3] != (None, None):
         spec.build()  # raises InputError where the network takes no other size
     settings = {"stage": "fixres", "preprocessing": spec.preprocessing.to_dict()}
-    if workdirs.start(output, settings, {"model": model_dir.run_directory(model)}):
+    if work_dirs.start(output, settings, {"model": model_dir.run_directory(model)}):
         print(f"{output} is done: {model} at {image_size} px")
         return
     model_dir.save(Path(output) / "model", network, spec)
-    workdirs.finish(
+    work_dirs.finish(
         output, {"image_size": spec.preprocessing.image_size, "parameters": network.count_params()}
     )
     print(f"{model}, trained at {before} px, in {output}, fed at {image_size} px")

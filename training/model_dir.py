@@ -18,7 +18,7 @@ import tensorflow as tf
 from cli.errors import InputError, one_line
 from cli.files import atomic_path, file_digest, remove_temporaries
 from cli.json_files import read_json, write_json
-from cli.workdir import MODEL, WEIGHTS, WEIGHTS_DIGEST, require_finished, verify_weights
+from cli.work_dirs import MODEL, WEIGHTS, WEIGHTS_DIGEST, require_finished, verify_weights
 from data.preprocessing import Preprocessing
 from efficientnet.architectures import SMALL_IMAGE_STRIDES
 from training import architectures, models

@@ -23,7 +23,7 @@ from ml_collections import ConfigDict
 
 from cli.errors import InputError
 from cli.files import atomic_path
-from training import dry_run, resolve, schedules
+from training import estimates, resolve, schedules
 
 POINTS = 2000
 COLORS = {"": "#0072B2", "teacher": "#D55E00", "student": "#0072B2"}  # Okabe and Ito's
@@ -64,7 +64,7 @@ def main(config: ConfigDict, output: str, data: str | None) -> None:
         )
     if Path(output).is_dir():
         raise InputError(f"--output: {output} is a directory; name a PNG to write")
-    panels = rates(config, dry_run.images(config, Path(data or "--data"))["labeled"])
+    panels = rates(config, estimates.images(config, Path(data or "--data"))["labeled"])
     figure = Figure(figsize=(8.0, 0.6 + 2.2 * len(panels)), layout="constrained")
     FigureCanvasAgg(figure)
     for axes, (name, networks) in zip(

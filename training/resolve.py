@@ -73,11 +73,11 @@ def preprocessing(
 
 
 SMALL, FAR = 64, 4
-"""Largest resolution of recipes for small images, pixels; how many times larger photographs are."""
+"""Largest resolution of recipes in style `small`, pixels; how many times larger photographs are."""
 
 
 def shrinks(size: int, *, median_height: float, median_width: float) -> str | None:
-    """Returns a warning if a recipe for small images gets far larger ones, else None.
+    """Returns a warning if a recipe for at most 64 pixels gets far larger images, else None.
 
     Args:
       size: resolution of the training, pixels.

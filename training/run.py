@@ -11,14 +11,14 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 from ml_collections import ConfigDict
 
-from cli import workdir as workdirs
+from cli import work_dirs
 from cli.errors import InputError
 from cli.json_files import read_json, read_json_lines
 from data import pipeline, records
 from data.preprocessing import Preprocessing
 from data.records import Manifest
 from training import (
-    dry_run,
+    estimates,
     fixres,
     initial,
     losses,
@@ -90,7 +90,7 @@ def train(
     """Runs one resolved training from wherever it stopped, and leaves `model/` and `summary.json`.
 
     Args:
-      workdir: work directory, claimed with `cli.workdir.start`.
+      workdir: work directory, claimed with `cli.work_dirs.start`.
       resolved: `seed`, `preprocessing` and the section `train`, as
         `workflow.train.resolve_training` returns them.
       method: method of the section.
@@ -136,7 +136,7 @@ def train(
     if cores > 1:
         trainer.train_step = spatial.splitting(trainer.train_step, distribution, cores)
 
-    counted = dry_run.parameters_of(trainer.model)
+    counted = estimates.parameters_of(trainer.model)
     parameters = counted.all
     print(
         f"{spec.architecture['name']}: {counted}, {spec.preprocessing.image_size} px,"
@@ -223,7 +223,7 @@ def train(
         "model_step": model_step,
         **({"init": dict(inputs.init.source)} if inputs.init and inputs.init.source else {}),
     }
-    workdirs.finish(workdir, summary, says_done(workdir, summary))
+    work_dirs.finish(workdir, summary, says_done(workdir, summary))
     print(f"trained in {summary['seconds']} s; model in {workdir / 'model'}")
 
 

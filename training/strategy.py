@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import json
-import os
 import sys
 from typing import Any
 
 import tensorflow as tf
 
 from cli.errors import InputError, one_line
-from training import gpus, spatial
+from training import cluster, gpus, spatial
 
 NAMES = ("auto", "one_device", "mirrored", "multi_worker", "tpu")
 
@@ -155,24 +153,11 @@ def device_kind(strategy: tf.distribute.Strategy) -> str:
 
 def _multi_worker() -> tf.distribute.Strategy:
     """Makes the strategy of several workers, and waits until all workers of TF_CONFIG are there."""
-    text = os.environ.get("TF_CONFIG", "")
-    try:
-        config = json.loads(text or "{}")
-        task, cluster = config["task"], config["cluster"]
-        address = cluster[task["type"]][int(task["index"])]
-    except (ValueError, KeyError, IndexError, TypeError, RecursionError) as error:
-        raise InputError(
-            f"--strategy=multi_worker: TF_CONFIG is {text!r}; it must name all workers and which"
-            " one this is, as docs/scaling.md shows"
-        ) from error
-    print(
-        f"{task['type']} {task['index']} of {sum(map(len, cluster.values()))}, waiting for the"
-        " others",
-        flush=True,
-    )
+    task = cluster.task()
+    print(f"{task.kind} {task.index} of {task.count}, waiting for the others", flush=True)
     try:
         return tf.distribute.MultiWorkerMirroredStrategy()
     except tf.errors.UnknownError as error:  # the port is taken
         raise InputError(
-            f"--strategy=multi_worker: cannot listen on {address} ({one_line(error)})"
+            f"--strategy=multi_worker: cannot listen on {task.address} ({one_line(error)})"
         ) from error

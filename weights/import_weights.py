@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from cli import workdir as workdirs
+from cli import work_dirs
 from cli.errors import InputError
 from data import records
 from data.preprocessing import CROP_PADDING, IMAGENET_MEAN, IMAGENET_STD, Preprocessing
@@ -80,14 +80,14 @@ def main(
     digests = {"source_sha256": {path.name: records.file_digest(path) for path in opened.files}}
     spec = dataclasses.replace(spec, metadata={**spec.metadata, **digests})
     settings = {"stage": "import_weights", **dataclasses.asdict(spec)}
-    if (Path(output) / "summary.json").exists() and workdirs.start(output, settings):
+    if (Path(output) / "summary.json").exists() and work_dirs.start(output, settings):
         print(f"{output} is done: {model} from {source}")
         return
     network = convert(opened, spec, fresh_head=head == "fresh")
-    workdirs.start(output, settings)  # not before the weights are known to fit
+    work_dirs.start(output, settings)  # not before the weights are known to fit
     model_dir.save(Path(output) / "model", network, spec)
     parameters = network.count_params()
-    workdirs.finish(
+    work_dirs.finish(
         output, {"parameters": parameters, "classes": spec.num_classes, **spec.metadata}
     )
     mean, std = (
@@ -216,7 +216,7 @@ def _label_names(labels: str | None, classes: int | None, *, fresh: bool) -> tup
         return tuple(str(number) for number in range(classes))
     path = Path(labels)
     if path.is_dir():
-        workdirs.require_finished(path, "--labels: data directory", "run_prepare_data.sh")
+        work_dirs.require_finished(path, "--labels: data directory", "run_prepare_data.sh")
         found = records.read_manifest(path / "labeled", "labeled").label_names
     elif path.is_file():
         try:

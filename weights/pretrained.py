@@ -15,8 +15,7 @@ import tensorflow as tf
 from cli.errors import InputError
 from cli.files import file_digest
 from data.preprocessing import Preprocessing
-from nets import keras_cv_backbones
-from nets import keras_cv_networks as networks
+from nets import keras_cv_backbones, keras_cv_networks
 from training.initial import Initial, of_directory
 from training.model_dir import ModelSpec
 from weights import import_weights, names, published, weight_files
@@ -42,7 +41,7 @@ def find(text: str, model: Mapping[str, Any]) -> Initial:
     if text.startswith(keras_cv_backbones.PREFIX):
         with _named(text):
             return _of_preset(
-                text, model, networks.fetch(text.removeprefix(keras_cv_backbones.PREFIX))
+                text, model, keras_cv_networks.fetch(text.removeprefix(keras_cv_backbones.PREFIX))
             )
     row = published.find(text, model["name"])
     if row:
@@ -97,8 +96,8 @@ def _of_preset(text: str, model: Mapping[str, Any], files: Sequence[Path]) -> In
         Preprocessing(
             image_size=keras_cv_backbones.find(name).image_size,
             style="imagenet",
-            mean=networks.MEAN,
-            std=networks.STD,
+            mean=keras_cv_networks.MEAN,
+            std=keras_cv_networks.STD,
             flip=True,
         ),
         tuple(str(number) for number in range(1000 if has_classifier else 1)),
@@ -115,7 +114,7 @@ def _of_preset(text: str, model: Mapping[str, Any], files: Sequence[Path]) -> In
     def load() -> tf.keras.Model:
         network = spec.build()
         with _named(text):
-            networks.load_preset(network, preset)
+            keras_cv_networks.load_preset(network, preset)
         return network
 
     return Initial(text, spec, load, spec.metadata["init"])

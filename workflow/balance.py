@@ -40,7 +40,7 @@ import numpy as np
 from absl import logging
 from ml_collections import ConfigDict
 
-from cli import workdir as workdirs
+from cli import work_dirs
 from cli.errors import InputError
 from cli.files import atomic_path
 from cli.json_files import read_json
@@ -396,8 +396,8 @@ def _balance(
     workdir, data, predictions = (
         str(Path(path).expanduser().resolve()) for path in (workdir, data, predictions)
     )
-    workdirs.require_finished(data, "data", "run_prepare_data.sh")
-    workdirs.require_finished(predictions, "predictions", "run_pseudo_label.sh")
+    work_dirs.require_finished(data, "data", "run_prepare_data.sh")
+    work_dirs.require_finished(predictions, "predictions", "run_pseudo_label.sh")
     images, labels = (
         read_manifest(Path(data) / "unlabeled", "unlabeled"),
         read_manifest(predictions, "predictions"),
@@ -408,9 +408,9 @@ def _balance(
     directory, progress = Path(workdir), Path(workdir) / "progress"
     done = f"{workdir}: pseudo-labels are balanced already"
     resolved = {"stage": "balance", "seed": config.seed, "balance": settings.to_dict()}
-    if workdirs.start(directory, resolved, {"data": data, "predictions": predictions}) is not None:
+    if work_dirs.start(directory, resolved, {"data": data, "predictions": predictions}) is not None:
         shard_jobs.forget(progress)
-        workdirs.say_done(directory, done)
+        work_dirs.say_done(directory, done)
         return
 
     num_shards = len(images.files)
@@ -491,7 +491,7 @@ def _balance(
     )
     with atomic_path(directory / "pseudo_labels.png") as temporary:
         temporary.write_bytes(balance_figure.figure(above, chosen.totals, labels.label_names))
-    workdirs.finish(
+    work_dirs.finish(
         directory,
         {
             "images": images.num_records,

@@ -13,11 +13,9 @@ from ml_collections import ConfigDict
 from cli import machine
 from cli.errors import InputError
 from cli.machine import GIB
-from training import architectures, gpus
-from training import dry_run as reckoning
-from workflow import choice, crossfit, labels, times
-from workflow import dry_run as plans
-from workflow.dry_run import Planned
+from training import architectures, estimates, gpus
+from workflow import choice, crossfit, labels, plans, times
+from workflow.plans import Planned
 from workflow.stages import Stage
 
 BASE = 0.9
@@ -131,22 +129,22 @@ def needs(
             (4 if values["precision"] == "float32" else 2),
             values.get("frozen_blocks", 0),
         )
-        one_image = reckoning.activations(
+        one_image = estimates.activations(
             model, training.size, 1, bytes_each, network.rematerialize, frozen, fused
         )
         if one_image is None:
             return None
-        parameters = reckoning.count_parameters(
+        parameters = estimates.count_parameters(
             model, counts["classes"], training.size, frozen, values.get("frozen_batch_norm", False)
         )
         kept = network is training.networks[0]
         # The network that is kept has an average, too.
         fixed = 4 * (2 if kept else 1) * (parameters.all - parameters.trained) / GIB
         total += (
-            reckoning.of_weights(parameters.trained, kept) + fixed + WORKSPACE * images * one_image
+            estimates.of_weights(parameters.trained, kept) + fixed + WORKSPACE * images * one_image
         )
     if training.teacher and architectures.find(training.teacher["name"]).parameters:
-        total += 4 * reckoning.count_parameters(training.teacher, counts["classes"]).all / GIB
+        total += 4 * estimates.count_parameters(training.teacher, counts["classes"]).all / GIB
     return total
 
 
@@ -204,7 +202,7 @@ def _disk(
             model = training.network(network)
             if not architectures.find(model["name"]).parameters:
                 continue
-            parameters = reckoning.count_parameters(model, counts["classes"])
+            parameters = estimates.count_parameters(model, counts["classes"])
             kept = training.values["keep_checkpoints"] + 1  # while one is written
             needed += 4 * (kept * (2 * parameters.all + 2 * parameters.trained) + parameters.all)
     needed *= 1 + again(config, workdir, counts)
@@ -256,7 +254,7 @@ def announce(
     verbosity = logging.get_verbosity()
     logging.set_verbosity(logging.ERROR)  # the first stage reports on the files
     try:
-        counts = reckoning.images(config, workdir / "data", folders, quick=True)
+        counts = estimates.images(config, workdir / "data", folders, quick=True)
     except InputError:  # the first stage reports this, too
         return
     finally:
@@ -305,7 +303,7 @@ def dry_run(
       InputError: the run would refuse its input, or cannot fit on this machine. Where something is
         missing, a run that cannot fit is reported, not refused: it may run on another machine.
     """
-    counts = reckoning.images(config, workdir / "data", folders)
+    counts = estimates.images(config, workdir / "data", folders)
     stages = labels.foreseen(config, workdir, folders, stages, counts["unlabeled"])
     print(plans.describe(config, workdir, folders, stages, counts))
     found, trainings = cost(config, workdir, stages, counts)

@@ -1,7 +1,7 @@
 """Cross-fitting: answers to all labeled images by models that did not learn from them.
 
-Where few images are labeled, a held-out part of them is too small to decide. So the labeled images
-are cut into folds, class by class. For each fold the loop's own stages run in
+Where few images are labeled, a held-out part of them has too few images to decide. So the labeled
+images are cut into folds, class by class. For each fold the loop's own stages run in
 `<workdir>/folds/<k>/`, on the labeled images without the fold. The fold is the validation split
 there. Images of the fold, and images that look like them, are not among the fold's unlabeled images
 either.

@@ -77,7 +77,7 @@ def main(requests: str, reference: str, model: str, output: str, ask: int = labe
     Raises:
       InputError: no logs, images or model that can be used; fewer than `FEWEST` images.
     """
-    path, folder = versions.resolve(model), Path(output).expanduser().resolve()
+    path, folder = versions.require_version(model), Path(output).expanduser().resolve()
     known, many = _reference(reference)
     counts = request_log.collect(requests, str(folder / "images"))
     files = [folder / "images" / name for name in counts]

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from cli import workdir
+from cli import work_dirs
 from data.protos import make_prediction, read_prediction
 from data.records import RECORD_OVERHEAD, Manifest, read_manifest
 from data.verification import verify_shard
@@ -96,8 +96,8 @@ def compare(
 
 def main(data: str, teacher: str, images: int) -> None:
     """Prints the table. Raises InputError."""
-    workdir.require_finished(data, "data", "run_prepare_data.sh")
-    workdir.require_finished(teacher, "teacher", model_dir.MADE_BY)
+    work_dirs.require_finished(data, "data", "run_prepare_data.sh")
+    work_dirs.require_finished(teacher, "teacher", model_dir.MADE_BY)
     manifest = read_manifest(Path(data) / "unlabeled", "unlabeled")
     print(f"{min(images, manifest.num_records):,} images\n")
     print(

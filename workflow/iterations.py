@@ -29,8 +29,11 @@ def train_and_choose(
     strategy: str,
     stages: list[Stage],
     run: Callable[[Stage], None],
+    write: bool = True,
 ) -> dict[str, Any]:
     """Runs the trainings `stages`, after those of the folds, and chooses the model to serve.
+
+    `write` tells whether to keep the choice in `choice.json`.
 
     Returns:
       What `choice.json` holds; see `choice.SCHEMA`.
@@ -56,7 +59,8 @@ def train_and_choose(
         chosen["verdict"] += (
             f"; {config.init} may have learned from these images, so the numbers may be too high"
         )
-    choice.write(workdir, chosen)
+    if write:
+        choice.write(workdir, chosen)
     for line in choice.estimates(chosen):
         print(f"== {line}", flush=True)
     return chosen

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+import training.strategy
 from cli.errors import InputError
 from data.pipeline import PARALLEL_CALLS, untuned
 from data.preprocessing import Preprocessing, eval_image, train_image
@@ -29,7 +30,6 @@ from data.records import Manifest, read_shard, shard_name, write_shard
 from data.verification import record_dataset, unconverted, verified_beside
 from nets.noise import model_noise
 from training import model_dir, optimize
-from training import strategy as strategies
 from training.copies import Copies, on_each
 from workflow import shard_jobs
 from workflow.calibration import fit_temperature, tempered
@@ -75,7 +75,7 @@ class LabelShards:
 
     def setup(self) -> None:
         """Loads the teacher on each device. Raises InputError where it cannot be used."""
-        places = strategies.devices(*self.devices, share=shard_jobs.share())
+        places = training.strategy.devices(*self.devices, share=shard_jobs.share())
         self._copies = Copies(on_each(places, self._load))
 
     def close(self) -> None:

@@ -35,7 +35,7 @@ from typing import Any
 import ml_collections
 from absl import logging
 
-from cli import workdir as workdirs
+from cli import work_dirs
 from cli.errors import InputError
 from cli.files import atomic_path
 from cli.json_files import read_json, write_json
@@ -87,7 +87,7 @@ FILES = ("image_folder", "manifest")
 def main(workdir: str, iteration: int | None, ask: int, tasks: str | None = None) -> None:
     """Writes the file of an iteration, by default the last finished one. Raises InputError."""
     directory = Path(workdir).expanduser().resolve()
-    workdirs.require_finished(directory / "data", "data", "run_noisy_student.sh")
+    work_dirs.require_finished(directory / "data", "data", "run_noisy_student.sh")
     if iteration is None:
         finished = [
             n
@@ -180,7 +180,7 @@ def write(workdir: Path, iteration: int, ask: int = ASK) -> str:
     )
 
 
-def after(finished: Path, workdir: Path) -> None:
+def write_after(finished: Path, workdir: Path) -> None:
     """Writes the file of an iteration, once the answers of its student are there.
 
     The loop calls it after each stage.
@@ -195,7 +195,7 @@ def after(finished: Path, workdir: Path) -> None:
         print(write(workdir, iteration), flush=True)
 
 
-def answers(config: ml_collections.ConfigDict, workdir: Path, students: int) -> list[Stage]:
+def answer_stages(config: ml_collections.ConfigDict, workdir: Path, students: int) -> list[Stage]:
     """Returns the stage in which the last student answers the unlabeled images.
 
     Returns no stage where the file is not wanted. The stage is the first stage of a further
@@ -213,7 +213,7 @@ def foreseen(
     stages: Sequence[Stage],
     unlabeled: int,
 ) -> list[Stage]:
-    """Returns the stages of a plan with the one of `answers`, where it will come.
+    """Returns the stages of a plan with the one of `answer_stages`, where it will come.
 
     Args:
       config: the recipe.

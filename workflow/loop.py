@@ -7,42 +7,27 @@ stage resumes by itself. `workflow/stages.py` knows their order.
 
 from __future__ import annotations
 
+import json
 import os
 import re
-import shlex
-import sys
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from cli import app, buckets, recipes, start, termination
-from cli import workdir as workdirs
+from cli import app, recipes, start, work_dirs
 from cli.errors import InputError
-from cli.json_files import read_json, write_json
+from cli.json_files import read_json, to_json, write_json
 from data import fingerprint, prepare, sources
-from workflow import (
-    by_device,
-    choice,
-    cost,
-    planner,
-    shard_jobs,
-    train,
-)
-from workflow import labels as labels_file
+from workflow import by_device, choice, cost, hosts, planner, shard_jobs, train
 from workflow.iterations import exhausted, names_of, require_unlabeled, train_and_choose
+from workflow.labels import answer_stages, write_after
 from workflow.loop_checks import check_loop, require_flags_read
-from workflow.loop_results import SECONDS, SUMMARY, summarize, table
+from workflow.loop_results import SUMMARY, summarize, table
+from workflow.running import flags_of, run_stage
 from workflow.settings import of_recipe
-from workflow.stages import (
-    ENDING,
-    Stage,
-    ending,
-    plan,
-    trainings,
-)
+from workflow.stages import Stage, ending, plan, trainings
 
 
 def main(
@@ -112,10 +97,9 @@ def _loop(
             f"--workdir: {directory} has a comma, which stands between the models to evaluate; name"
             " another directory"
         )
-    if strategy == "multi_worker":
+    if strategy == hosts.STRATEGY and iterations:
         raise InputError(
-            "--strategy=multi_worker: the loop is for one machine; start the training stages"
-            " themselves (docs/scaling.md)"
+            "--iterations cannot be combined with --strategy=multi_worker; leave one out"
         )
     config, config_flags = by_device.settle(config, config_flags, directory, init, dry_run=dry_run)
     if init or config.init:
@@ -142,38 +126,84 @@ def _loop(
     if dry_run:
         cost.dry_run(config, directory, folders, plan(config, directory, folders, strategy))
         return
+    team = hosts.join(strategy, directory)
+    with team.reporting():
+        _run(
+            config,
+            directory,
+            folders,
+            strategy,
+            tpu,
+            team,
+            config_flags,
+            beam_options,
+            extends=bool(iterations),
+        )
+
+
+def _run(
+    config: ConfigDict,
+    directory: Path,
+    folders: dict[str, str],
+    strategy: str,
+    tpu: str,
+    team: hosts.Chief | hosts.Follower,
+    config_flags: list[str],
+    beam_options: list[str],
+    *,
+    extends: bool,
+) -> None:
+    """Runs the stages that are not done. `extends` tells whether --iterations asks for more."""
     created = not directory.exists()
     if not (directory / "summary.json").exists():
         require_weights(config, trainings(config, directory, folders, strategy))
-        cost.announce(config, directory, folders, plan(config, directory, folders, strategy))
-    done = workdirs.start(
-        directory, resolved(config, folders), of_parts=True, summary_schema=SUMMARY
+        if not team.follows:
+            cost.announce(config, directory, folders, plan(config, directory, folders, strategy))
+    if isinstance(team, hosts.Follower):
+        team.begin(json.loads(to_json(resolved(config, folders))))
+    done = work_dirs.start(
+        directory,
+        resolved(config, folders),
+        of_parts=True,
+        shared=team.follows,
+        summary_schema=SUMMARY,
     )
     if done:
         fingerprint.require_unchanged(
             directory / "data", prepare.with_locations(config, folders).data
         )
-        workdirs.say_done(directory, _done(directory, done))
+        work_dirs.say_done(directory, _done(directory, done))
         return
 
     def run(stage: Stage) -> None:
-        if strategy != "auto" and stage.script in ("run_pseudo_label.sh", "run_evaluate.sh"):
+        labels = stage.script in ("run_pseudo_label.sh", "run_evaluate.sh")
+        if labels and strategy not in ("auto", hosts.STRATEGY):
             stage = stage._replace(arguments={**stage.arguments, "strategy": strategy})
         if tpu and "strategy" in stage.arguments:
             stage = stage._replace(arguments={**stage.arguments, "tpu": tpu})
-        run_stage(stage, directory, config_flags, beam_options, created)
-        labels_file.after(stage.directory, directory)
+        flags = flags_of(stage, config_flags, beam_options)
+        if isinstance(team, hosts.Follower):
+            team.take_part(stage, start.script(stage.script, *flags))
+            return
+        run_stage(stage, directory, flags, created)
+        write_after(stage.directory, directory)
 
     prepare_data, *stages = trainings(config, directory, folders, strategy)
     run(prepare_data)
     require_unlabeled(prepare_data.directory)
-    chosen = train_and_choose(config, directory, folders, strategy, stages, run)
+    chosen = train_and_choose(
+        config, directory, folders, strategy, stages, run, write=not team.follows
+    )
     names = list(chosen["models"]) or names_of(config.iterations)
     students = len(names) - 1
-    for stage in labels_file.answers(config, directory, students):
+    for stage in answer_stages(config, directory, students):
         run(stage)
     for stage in ending(config, directory, strategy, students, names.index(chosen["served"])):
         run(stage)
+    if isinstance(team, hosts.Follower):
+        team.wait_for(directory / "summary.json", "the summary")
+        print(f"summary: {directory / 'summary.json'}")
+        return
     summary = {
         **summarize(directory, students),
         **{key: chosen[key] for key in ("served", "verdict")},
@@ -186,8 +216,8 @@ def _loop(
         else []
     )
     # The same --iterations=+N asks for N more each time.
-    done_text = None if iterations else _done(directory, summary)
-    workdirs.finish(
+    done_text = None if extends else _done(directory, summary)
+    work_dirs.finish(
         directory, {**summary, **({"validation_top1": scores} if scores else {})}, done_text
     )
     print(table(summary))
@@ -324,7 +354,7 @@ def extended(
     config = config.copy_and_resolve_references()
     config.iterations = read_json(workdir / "config.json", {"iterations": int})["iterations"]
     # A finished run must be the same in all other settings. A dry run only looks.
-    done = workdirs.start(
+    done = work_dirs.start(
         workdir,
         resolved(config, folders),
         of_parts=open_it,
@@ -357,59 +387,3 @@ def resolved(config: ConfigDict, folders: dict[str, str]) -> dict[str, Any]:
     # It says what to do with a finished run, not what the run is.
     values["data"].pop("use_as_prepared", None)
     return values
-
-
-def run_stage(
-    stage: Stage, workdir: Path, config_flags: list[str], beam_options: list[str], created: bool
-) -> None:
-    """Runs one stage; where it fails, exits with its exit code.
-
-    The stage itself knows whether it is done with this config.
-    """
-    done_before = (stage.directory / "summary.json").exists()
-    flags = [
-        f"--{name}={value}"
-        for name, value in {"workdir": stage.directory, **stage.arguments}.items()
-    ]
-    if stage.name == "export":
-        config_flags = []
-    elif stage.unread:  # the stage would refuse settings of that section
-        config_flags = [f for f in config_flags if not f.startswith(f"--config.{stage.unread}.")]
-    flags = [*config_flags, *flags, *(beam_options if stage.beam else [])]
-    print(f"== {stage.name}: ./{stage.script} {' '.join(flags)}", flush=True)
-    with open(workdir / "commands.txt", "a", encoding="utf-8") as f:  # for the report
-        line = f"./{stage.script} {shlex.join(flags)}\n"
-        f.write(buckets.as_urls(line) if buckets.holds(workdir) else line)
-    buckets.publish(workdir / "commands.txt")
-    began = time.time()
-    try:
-        code = termination.call(start.script(stage.script, *flags))
-    finally:  # an interrupted stage's time counts too
-        if not done_before:
-            _add_seconds(workdir / "seconds.json", stage.counted or stage.name, time.time() - began)
-    if code:
-        if (
-            created
-            and stage.name == "prepare"
-            and set(os.listdir(workdir)) == {"commands.txt", "config.json", "seconds.json"}
-        ):
-            buckets.remove_tree(workdir)  # after bad input, nothing half-written stays
-        if code != 2:  # the stage itself has said in one line what is wrong
-            ended = (
-                "was stopped" if code == termination.EXIT_CODE else f"failed with exit code {code}"
-            )
-            print(
-                f"== {stage.name} {ended}; the same command continues from there", file=sys.stderr
-            )
-        sys.exit(code)
-
-
-def _add_seconds(path: Path, name: str, seconds: float) -> None:
-    """Adds the seconds of a stage to the file, and keeps the stages in their order.
-
-    Stages of further iterations go before the ending, which they repeat.
-    """
-    spent = read_json(path, SECONDS) if path.exists() else {}
-    spent[name] = round(spent.get(name, 0) + seconds, 1)
-    # The sort is stable.
-    write_json(path, dict(sorted(spent.items(), key=lambda item: item[0] in ENDING)))

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cli import workdir as workdirs
+from cli import work_dirs
 from cli.json_files import read_json
 from evaluation.numbers import NUMBERS, text
 from workflow.iterations import names_of
@@ -39,9 +39,9 @@ def summarize(workdir: Path, iterations: int) -> dict[str, Any]:
     rows = {**dict.fromkeys(names, RESULT), "finetuned?": RESULT, "probe?": RESULT}
     schema = {"models": rows, "figures": {"summary": str}, "report": str}
     directory = workdir / "evaluation"
-    evaluation = workdirs.require_finished(directory, "evaluation", "run_evaluate.sh", schema)
+    evaluation = work_dirs.require_finished(directory, "evaluation", "run_evaluate.sh", schema)
     directory = workdir / "export"
-    export = workdirs.require_finished(directory, "export", "run_export.sh", {"export": str})
+    export = work_dirs.require_finished(directory, "export", "run_export.sh", {"export": str})
     models = evaluation["models"]
     return {
         "teacher": models["teacher"],

@@ -31,7 +31,7 @@ from training.settings import needing_weights
 from training.trainer import Trainer
 from weights import published
 from workflow import train
-from workflow.dry_run import Planned
+from workflow.plans import Planned
 
 STARTED = time.process_time()
 """Seconds that a stage's process takes to start: measured in this process, until this import."""
@@ -71,7 +71,7 @@ class Bench:
 
     Args:
       config: the recipe.
-      counts: what `training.dry_run.images` returns.
+      counts: what `training.estimates.images` returns.
       sample: image files; empty: made-up ones.
     """
 

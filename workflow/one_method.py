@@ -14,15 +14,15 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from cli import app, recipes
-from cli import workdir as workdirs
+from cli import app, recipes, work_dirs
 from cli.errors import InputError
 from cli.json_files import read_json
 from data import fingerprint, prepare, sources
-from training import dry_run as dry_runs
+from training import estimates
 from training.method import IMAGES, NO_IMAGES
 from workflow import by_device, cost, iterations, loop, planner, settings, times, train
 from workflow.loop_results import SECONDS, table_of
+from workflow.running import flags_of, run_stage
 from workflow.settings import of_recipe
 from workflow.stages import Stage, check_baseline, sections_read, validated
 
@@ -102,7 +102,7 @@ def _time(config: ConfigDict, workdir: Path, data: str, training: Mapping[str, A
     options = {"section": section, "data": data, **({"init": init} if init else {})}
     options["strategy"] = training["strategy"]
     stage = Stage(name_of(config, section), "run_train.sh", workdir, options)
-    return times.table(alone(config, init), [stage], dry_runs.images(config, Path(data)))
+    return times.table(alone(config, init), [stage], estimates.images(config, Path(data)))
 
 
 def run_method(
@@ -248,18 +248,18 @@ def run_stages(
         cost.announce(alone(config, options.get("init")), directory, folders, stages)
     kept = {name: options.get(name) for name in ("section", "init")}
     resolved = {**loop.resolved(config, folders), "training": kept}
-    done = workdirs.start(directory, resolved, of_parts=True, summary_schema=SUMMARY)
+    done = work_dirs.start(directory, resolved, of_parts=True, summary_schema=SUMMARY)
     if done:
         fingerprint.require_unchanged(
             directory / "data", prepare.with_locations(config, folders).data
         )
-        workdirs.say_done(directory, _done(directory, done))
+        work_dirs.say_done(directory, _done(directory, done))
         return
     served = stages[-1].arguments["model"]
     for stage in stages:
         if stage.name == "export":
             stage = stage._replace(arguments={**stage.arguments, "model": served})
-        loop.run_stage(stage, directory, config_flags, [], created)
+        run_stage(stage, directory, flags_of(stage, config_flags, []), created)
         if stage.name == "prepare" and _needs_images(config, section):
             iterations.require_unlabeled(stage.directory)
         if stage.name == "finetune" and (directory / "data" / "validation").is_dir():
@@ -267,11 +267,11 @@ def run_stages(
             of_evaluation = next(other for other in stages if other.name == "evaluate").arguments
             devices = {name: of_evaluation[name] for name in DEVICES if name in of_evaluation}
             validation = validation._replace(arguments={**validation.arguments, **devices})
-            loop.run_stage(validation, directory, config_flags, [], created)
+            run_stage(validation, directory, flags_of(validation, config_flags, []), created)
             served = better(validation.directory, stage.arguments["init"], served)
     summary = {**summarize(directory), "served": served.name}
     summary["exported"] = summary["models"][served.name]
-    workdirs.finish(directory, summary, _done(directory, summary))
+    work_dirs.finish(directory, summary, _done(directory, summary))
     print(table(summary))
     print(f"exported model: {summary['export']}\nfigure: {summary['figure']}")
     print(f"report: {summary['report']}\nsummary: {directory / 'summary.json'}")
@@ -363,7 +363,7 @@ def _needs_images(config: ConfigDict, section: str) -> bool:
 
 def missing(config: ConfigDict, section: str, folders: dict[str, str], data: Path) -> list[str]:
     """Returns what the first stage needs and does not find, of the images that the method uses."""
-    absent = dry_runs.missing(config, folders, data)
+    absent = estimates.missing(config, folders, data)
     if _needs_images(config, section):
         return absent
     return [text for text in absent if text != "--unlabeled is not given"]
@@ -385,8 +385,8 @@ def summarize(workdir: Path) -> dict[str, Any]:
     """Returns each model's numbers, where the export is, and each stage's seconds."""
     evaluation, export = workdir / "evaluation", workdir / "export"
     schema = {"models": dict, "figures": {"summary": str}, "report": str}
-    evaluated = workdirs.require_finished(evaluation, "evaluation", "run_evaluate.sh", schema)
-    exported = workdirs.require_finished(export, "export", "run_export.sh", {"export": str})
+    evaluated = work_dirs.require_finished(evaluation, "evaluation", "run_evaluate.sh", schema)
+    exported = work_dirs.require_finished(export, "export", "run_export.sh", {"export": str})
     return {
         "models": evaluated["models"],
         "export": exported["export"],

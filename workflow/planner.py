@@ -31,12 +31,10 @@ from ml_collections import ConfigDict
 from cli.errors import InputError
 from cli.json_files import to_json
 from data import records
-from training import architectures
-from training import dry_run as reckoning
-from workflow import cost, train
-from workflow import dry_run as plans
+from training import architectures, estimates
+from workflow import cost, plans, train
 from workflow.accelerators import ACCELERATORS, GIB, Accelerator
-from workflow.dry_run import Planned
+from workflow.plans import Planned
 from workflow.stages import Stage
 
 RESERVE = 0.08
@@ -364,7 +362,7 @@ def dry_run(
     Raises:
       InputError: it cannot be planned.
     """
-    counts = reckoning.images(config, workdir / "data", folders)
+    counts = estimates.images(config, workdir / "data", folders)
     plan = plans.describe(config, workdir, folders, stages, counts)
     return (
         f"{plan}\n\n"

@@ -35,7 +35,7 @@ import numpy as np
 from absl import logging
 from ml_collections import ConfigDict
 
-from cli import workdir as workdirs
+from cli import work_dirs
 from cli.errors import InputError
 from cli.json_files import read_json, write_json
 from data.records import (
@@ -106,18 +106,18 @@ def main(
     workdir, data, teacher = (
         str(Path(path).expanduser().resolve()) for path in (workdir, data, teacher)
     )
-    workdirs.require_finished(data, "data", "run_prepare_data.sh")
+    work_dirs.require_finished(data, "data", "run_prepare_data.sh")
     if settings.calibrate and not (Path(data) / "validation").is_dir():
         raise InputError(
             f"config.{section}.calibrate needs a validation split, which {data} lacks; set"
             " data.validation_size"
         )
-    workdirs.require_finished(teacher, "teacher", model_dir.MADE_BY)
+    work_dirs.require_finished(teacher, "teacher", model_dir.MADE_BY)
     inputs = {"data": data, "teacher": teacher}
     spec = model_dir.read_spec(teacher)
     if selection:
         selection = inputs["selection"] = str(Path(selection).expanduser().resolve())
-        workdirs.require_finished(selection, "--selection", "run_balance.sh")
+        work_dirs.require_finished(selection, "--selection", "run_balance.sh")
         images = read_manifest(selection, "pseudo_labeled")
         require_same_classes(
             spec.label_names, f"teacher {teacher}", images.label_names, f"--selection={selection}"
@@ -140,9 +140,9 @@ def main(
         "pseudo_label": settings.to_dict(),
         **({"seed": config.seed} if noisy else {}),
     }
-    if workdirs.start(directory, resolved, inputs) is not None:
+    if work_dirs.start(directory, resolved, inputs) is not None:
         shard_jobs.forget(progress)
-        workdirs.say_done(directory, done)
+        work_dirs.say_done(directory, done)
         return
 
     what = "records of the selection" if selection else "images"
@@ -192,7 +192,7 @@ def main(
         extra={
             "top_k": settings.top_k,
             "images": images.digest,
-            "teacher": workdirs.fingerprint(teacher),
+            "teacher": work_dirs.fingerprint(teacher),
         },
         digests=tuple(result["sha256"] for result in results),
     )
@@ -202,7 +202,7 @@ def main(
         )
     write_manifest(predictions)
     summary = {**summarize(results, spec.label_names), "temperature": job.temperature}
-    workdirs.finish(directory, summary, done)
+    work_dirs.finish(directory, summary, done)
     shard_jobs.forget(progress)
     logging.info(
         "%d images labeled, mean confidence %.3f, %.0f images/s",

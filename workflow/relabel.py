@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from absl import logging
 
-from cli import workdir as workdirs
+from cli import work_dirs
 from cli.errors import InputError
 from cli.files import atomic_path
 from data.protos import label_copies, make_example, make_label
@@ -138,8 +138,8 @@ def main(workdir: str, selection: str, predictions: str, beam_options: Sequence[
     workdir, selection, predictions = (
         str(Path(path).expanduser().resolve()) for path in (workdir, selection, predictions)
     )
-    workdirs.require_finished(selection, "--selection", "run_balance.sh")
-    workdirs.require_finished(predictions, "predictions", "run_pseudo_label.sh")
+    work_dirs.require_finished(selection, "--selection", "run_balance.sh")
+    work_dirs.require_finished(predictions, "predictions", "run_pseudo_label.sh")
     chosen, labels = (
         read_manifest(selection, "pseudo_labeled"),
         read_manifest(predictions, "predictions"),
@@ -156,9 +156,9 @@ def main(workdir: str, selection: str, predictions: str, beam_options: Sequence[
     directory, progress = Path(workdir), Path(workdir) / "progress"
     done = f"{workdir}: the selection is labeled again already"
     inputs = {"selection": selection, "predictions": predictions}
-    if workdirs.start(directory, {"stage": "relabel"}, inputs) is not None:
+    if work_dirs.start(directory, {"stage": "relabel"}, inputs) is not None:
         shard_jobs.forget(progress)
-        workdirs.say_done(directory, done)
+        work_dirs.say_done(directory, done)
         return
 
     job, counts = RelabelShards(chosen, labels, directory), [int] * labels.num_classes
@@ -191,7 +191,7 @@ def main(workdir: str, selection: str, predictions: str, beam_options: Sequence[
                 before, after, labels.label_names, ("as selected", "labeled again")
             )
         )
-    workdirs.finish(directory, summary, done)
+    work_dirs.finish(directory, summary, done)
     shard_jobs.forget(progress)
     logging.info(
         "%d records of %d images labeled again; %d images have another class",

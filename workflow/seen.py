@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from cli import workdir as workdirs
+from cli import work_dirs
 from cli.errors import InputError
 from cli.json_files import read_json
 from data.records import Manifest, read_manifest
@@ -80,7 +80,7 @@ def labeled(images: Manifest, out_of_fold: Mapping[str, np.ndarray]) -> Iterator
 def unlabeled(workdir: Path, iteration: int) -> Iterator[ImageAnswers]:
     """Yields the unlabeled images with the teacher's answers and, where known, the student's."""
     directory = workdir / f"pseudo_labeled_{iteration}"
-    summary = workdirs.require_finished(
+    summary = work_dirs.require_finished(
         directory,
         "pseudo-labels",
         "run_balance.sh",

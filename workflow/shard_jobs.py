@@ -1,10 +1,10 @@
 """Data jobs with one shard as unit of work, run by Apache Beam or by processes of this machine.
 
-A job turns shard i into its own files, atomically, and nothing else. So a retry, or the run
-after a SIGKILL, may do a shard twice, and the result is the same. When the files of a finished
-shard are in place, a small JSON file in a progress directory notes the shard's result. A shard with
-a note is not done again. The driver reads the notes, so no data flows back through Beam. Any runner
-will do, if its workers see the same file system.
+A job turns shard i into its own files, atomically, and nothing else. So a retry, or the run after a
+SIGKILL, may do a shard twice, and the result is the same. When the files of a finished shard are in
+place, a JSON file in a progress directory notes the shard's result. A shard with a note is not done
+again. The driver reads the notes, so no data flows back through Beam. Any runner will do, if its
+workers see the same file system.
 
 A worker leaves an InputError in the progress directory too, rather than raise it. Runners retry
 what raises, in vain here, and wrap it beyond recognition.

@@ -9,11 +9,10 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from training import dry_run, gpus
-from workflow import choice, measure
-from workflow import dry_run as plans
-from workflow.dry_run import Planned
+from training import estimates, gpus
+from workflow import choice, measure, plans
 from workflow.measure import Rates
+from workflow.plans import Planned
 from workflow.stages import ENDING, Stage
 
 BALANCED = 1000.0
@@ -42,7 +41,7 @@ class _Timed:
 def _work(training: Planned) -> float | None:
     """Returns what a training step computes, to compare two steps; None where it is not known."""
     found = [
-        dry_run.activations(
+        estimates.activations(
             training.network(network),
             training.size,
             network.images,
@@ -75,7 +74,7 @@ def measurable(training: Planned) -> int:
     if not training.size:
         return 0
     images = sum(network.images for network in training.networks)
-    kept = dry_run.activations(
+    kept = estimates.activations(
         training.model, training.size, images, 4, False, training.values.get("frozen_blocks", 0)
     )
     share = MEASURED_GIB / kept if kept else MEASURED_IMAGES / images
@@ -130,11 +129,17 @@ def _by_another(training: Planned, known: Sequence[tuple[Planned, _Timed]]) -> _
 
     A training of the same network goes first.
     """
-    work, answers = _work(training), dry_run.activations(training.model, training.size, 1, 1, False)
+    work, answers = (
+        _work(training),
+        estimates.activations(training.model, training.size, 1, 1, False),
+    )
     for other, timed in sorted(
         known, key=lambda pair: (pair[0].model, pair[0].size) != (training.model, training.size)
     ):
-        of_step, of_answer = _work(other), dry_run.activations(other.model, other.size, 1, 1, False)
+        of_step, of_answer = (
+            _work(other),
+            estimates.activations(other.model, other.size, 1, 1, False),
+        )
         if work and of_step and answers and of_answer:
             step, share = timed.rates.step * work / of_step, answers / of_answer
             first = timed.rates.first - timed.rates.step + step

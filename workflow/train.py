@@ -17,13 +17,12 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from cli import workdir as workdirs
+from cli import work_dirs
 from cli.errors import InputError
 from cli.json_files import read_json
 from data import records
 from data.preprocessing import Preprocessing
-from training import addons, model_dir, models, resolve, schedules
-from training import dry_run as dry_runs
+from training import addons, estimates, model_dir, models, resolve, schedules
 from training.initial import Initial
 from training.method import IMAGES, PSEUDO_LABELED, TEACHER, Method, set_model
 from training.run import Devices, Inputs, says_done, train
@@ -260,14 +259,14 @@ def main(
     if init and begin and not begin.source:
         inputs["init"] = init
     for name, path in inputs.items():
-        workdirs.require_finished(path, f"--{name}", MADE_BY[name])
+        work_dirs.require_finished(path, f"--{name}", MADE_BY[name])
     resolved = resolve_training(config, section, data, init=init, iteration=iteration)
     shared = strategy == "multi_worker"
-    done = workdirs.start(
+    done = work_dirs.start(
         workdir, resolved, inputs, shared=shared, summary_schema={"steps": int, "parameters": int}
     )
     if done:
-        workdirs.say_done(workdir, says_done(workdir, done))
+        work_dirs.say_done(workdir, says_done(workdir, done))
         return
     warning = resolve.shrinks(resolved["preprocessing"]["image_size"], **_sizes(data))
     if warning:
@@ -398,7 +397,7 @@ def describe(
     The text has each network in numbers, and what is missing.
     """
     init = init or initial_of(config, section)
-    counts = dry_runs.images(config, data)
+    counts = estimates.images(config, data)
     method, given_values, values = planned(config, section, counts["labeled"])
     _require_whole_parts(section, values)
     length = resolve.length(given_values, counts["labeled"], values["batch_size"])
@@ -411,8 +410,8 @@ def describe(
     if init:
         model, weights = pretrained.preview(init, _kept_network(method, values))
         set_model(networks, values, model)
-    lines += dry_runs.trainings(
-        section, networks, values, counts, dry_runs.image_size(config, section, counts)
+    lines += estimates.trainings(
+        section, networks, values, counts, estimates.image_size(config, section, counts)
     )
     lines += [f"  {length}"] if length else []
     lines += [f"  starts from {weights}"] if init else []
@@ -428,7 +427,7 @@ def _unprepared(config: ConfigDict, data: Path) -> list[str]:
     """Returns the command that makes the missing prepared data; empty where they are there."""
     if (data / "summary.json").exists():
         return []
-    absent = dry_runs.missing(config, {}, data)
+    absent = estimates.missing(config, {}, data)
     places = "".join(
         f" --{role}=LOCATION"
         for role in ("labeled", "unlabeled")

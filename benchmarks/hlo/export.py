@@ -7,7 +7,7 @@ Without names: supervised learning, Noisy Student, FixMatch and UDA of Efficient
 ResNet-50, and Meta Pseudo Labels of WRN-28-2, as `benchmarks.xla_steps` compiles them.
 NETWORK may also be a smaller Wide ResNet, such as wrn_10_1, to try it.
 DIR/NETWORK-METHOD-PRECISION/ holds the module (`step.hlo.pb`), what its arguments are (`step.json`
-and a small `arrays.npz`; weights are drawn, not stored) and the loss that TensorFlow computed on
+and `arrays.npz`; weights are drawn, not stored) and the loss that TensorFlow computed on
 this machine's CPU. Then, on the other machine: `python benchmarks/hlo/run.py DIR`.
 """
 

@@ -14,8 +14,8 @@ student is then fine-tuned on the labeled images, as in the paper (Section 3.2).
 model is exported; where there are validation images, the better one on these.
 
 `:resnet50` and `:wrn_28_2` start from random weights, which need many labeled images. They are the
-networks that the paper trains by SGD: a ResNet-50, and a Wide ResNet 28-2 for small images, which
-sees each image whole at 32 pixels. They take no fewer than 1,000 steps, and no fine-tuning unless
+networks that the paper trains by SGD: a ResNet-50, and a Wide ResNet 28-2, which sees each image
+whole at 32 pixels. They take no fewer than 1,000 steps, and no fine-tuning unless
 `--config.finetune_last=True` asks for it.
 """
 

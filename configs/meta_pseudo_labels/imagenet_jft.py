@@ -44,7 +44,7 @@ Nothing here has been run at this size.
 from ml_collections import ConfigDict
 
 from configs.meta_pseudo_labels import base, imagenet_10pct
-from configs.noisy_student import base as noisy_student
+from configs.noisy_student.base import optimizer
 
 NAMES = ("resnet50", "l2", "b6_wide")
 
@@ -80,7 +80,7 @@ def get_config(name: str = "resnet50") -> ConfigDict:
         config.preprocessing.update({"image_size": 512, **noise})
         for network in (train.teacher, train.student):
             network.model = ConfigDict({"name": name, "batch_norm_momentum": 0.99})
-            network.optimizer = noisy_student.optimizer()
+            network.optimizer = optimizer()
             # a warm-up of 5 epochs
             network.schedule.update({"base": 0.016, "warmup_steps": 5 * 1_281_167 // 2048})
         config.finetune.steps = 20_000

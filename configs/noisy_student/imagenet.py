@@ -10,9 +10,9 @@
     of 2,048 cores, 6 days for a training at ratio 14
 `:v1` the chain of the first version, B7 -> B7 -> L0 -> L1 -> L2 -> L2: 85.0 -> 87.4; L0, L1 and L2
     are fine-tuned at a larger resolution before they label (its Section 3.1)
-`:l2_b0` ... `:l2_b7` a small student to deploy, of the last teacher of `:l2` (the first version,
-    A.4, Table 9; its teacher had 87.4): B0 79.0, B1 81.4, B2 82.2, B3 83.4, B4 84.9, B5 85.6, B6
-    86.0, B7 86.8
+`:l2_b0` ... `:l2_b7` a student of B0 ... B7 to deploy, of the last teacher of `:l2` (the first
+    version, A.4, Table 9; its teacher had 87.4): B0 79.0, B1 81.4, B2 82.2, B3 83.4, B4 84.9,
+    B5 85.6, B6 86.0, B7 86.8
 
 `:resnet50` ResNet-50, 78.9 (Pham et al. 2021, Table 3); no text that could be consulted has its
     settings, so it has those of the EfficientNets of its size

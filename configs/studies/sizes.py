@@ -2,9 +2,9 @@
 
 ./run_experiment.sh study --config=configs/studies/sizes.py --workdir=runs/studies/sizes
 
-Xie et al. 2020 have equal or larger students (Section 2), and small ones (first version, A.4, Table
-9). Table 9: a small student gains more from a large teacher than from one of its own size (B0: 79.0
-% of L2, 78.1 of B0, 77.3 supervised).
+Xie et al. 2020 have equal or larger students (Section 2), and smaller ones than the teacher (first
+version, A.4, Table 9). A B0 gains more from an L2 as its teacher than from one of its own size
+(79.0 % of L2, 78.1 of B0, 77.3 supervised).
 """
 
 from ml_collections import ConfigDict

@@ -13,7 +13,7 @@ import PIL.Image
 import pytest
 from ml_collections import ConfigDict
 
-from cli import again, app, workdir
+from cli import again, app, work_dirs
 from cli.files import file_digest
 from cli.flags import Command, Flag
 from cli.json_files import write_json
@@ -41,12 +41,12 @@ class Work:
         )
         write_json(self.data / "labeled" / "manifest.json", {"records": [1]})
         (self.data / "labeled" / "labeled-00000-of-00001").write_bytes(b"records")
-        workdir.finish(self.data, {})
+        work_dirs.finish(self.data, {})
         (self.teacher / "model").mkdir(parents=True)
-        (self.teacher / "model" / workdir.WEIGHTS).write_bytes(b"weights")
-        digest = file_digest(self.teacher / "model" / workdir.WEIGHTS)
-        write_json(self.teacher / "model" / workdir.MODEL, {workdir.WEIGHTS_DIGEST: digest})
-        workdir.finish(self.teacher, {"steps": 1})
+        (self.teacher / "model" / work_dirs.WEIGHTS).write_bytes(b"weights")
+        digest = file_digest(self.teacher / "model" / work_dirs.WEIGHTS)
+        write_json(self.teacher / "model" / work_dirs.MODEL, {work_dirs.WEIGHTS_DIGEST: digest})
+        work_dirs.finish(self.teacher, {"steps": 1})
         self.values: dict[str, Any] = {
             **{"workdir": str(self.w), "data": str(self.data), "teacher": str(self.teacher)},
             **{"models": f"{self.teacher},{self.teacher / 'model'}", "steps": 1},
@@ -62,7 +62,7 @@ class Work:
         write_json(self.w / "config.json", {"seed": 1})
         (self.w / "part").mkdir()
         (self.w / "part" / "x-00000-of-00001").write_bytes(b"part")
-        workdir.finish(self.w, {"steps": 1, "loss": 0.25}, "w is done: 1 steps")
+        work_dirs.finish(self.w, {"steps": 1, "loss": 0.25}, "w is done: 1 steps")
         request.keep()
 
 
@@ -87,9 +87,9 @@ def rewrite(name: str, content: bytes) -> Callable[[Work], None]:
 
 
 CHANGES: dict[str, Callable[[Work], Any]] = {
-    "another teacher in its place": lambda work: workdir.finish(work.teacher, {"steps": 2}),
-    "flipped bits in weights": rewrite(f"teacher/model/{workdir.WEIGHTS}", b"wEights"),
-    "another description of weights": rewrite(f"teacher/model/{workdir.MODEL}", b"{}"),
+    "another teacher in its place": lambda work: work_dirs.finish(work.teacher, {"steps": 2}),
+    "flipped bits in weights": rewrite(f"teacher/model/{work_dirs.WEIGHTS}", b"wEights"),
+    "another description of weights": rewrite(f"teacher/model/{work_dirs.MODEL}", b"{}"),
     "an unfinished teacher": lambda work: (work.teacher / "summary.json").unlink(),
     "no teacher": lambda work: shutil.rmtree(work.teacher),
     "another manifest": rewrite("data/labeled/manifest.json", b"{}"),
@@ -144,8 +144,8 @@ def test_inputs_count_as_they_were_at_the_start(tmp_path: Path) -> None:
     """Tests that a teacher that was replaced while the stage ran was not the one that it read."""
     work = Work(tmp_path)
     request = work.ask()
-    workdir.finish(work.teacher, {"steps": 2})
-    workdir.finish(work.w, {}, "w is done")
+    work_dirs.finish(work.teacher, {"steps": 2})
+    work_dirs.finish(work.w, {}, "w is done")
     request.keep()
     assert work.ask().answer() is None
 
@@ -153,7 +153,7 @@ def test_inputs_count_as_they_were_at_the_start(tmp_path: Path) -> None:
 def test_a_stage_that_says_nothing_is_not_answered_for(tmp_path: Path) -> None:
     work = Work(tmp_path)
     request = work.ask()
-    workdir.finish(work.w, {})
+    work_dirs.finish(work.w, {})
     request.keep()
     assert not (work.w / again.FILE).exists()
 
@@ -207,7 +207,7 @@ def test_the_images_of_prepared_data(tmp_path: Path, change: str) -> None:
     if change == "as prepared":
         config.data.use_as_prepared = True
         request = again.Request(command, values)
-    workdir.finish(w, {}, "done before")
+    work_dirs.finish(w, {}, "done before")
     request.keep()
     if change == "one more":
         PIL.Image.new("RGB", (4, 4)).save(tmp_path / "images" / "a" / "2.png")
@@ -228,5 +228,5 @@ def test_an_input_with_a_name_is_a_name_a_file_or_a_directory(work: Work) -> Non
     assert len(set(before)) == 2
     assert before == (again._named(str(file)), again._named(str(work.teacher)))
     file.write_bytes(b"other weights")
-    workdir.finish(work.teacher, {"steps": 2})
+    work_dirs.finish(work.teacher, {"steps": 2})
     assert not set(before) & {again._named(str(file)), again._named(str(work.teacher))}

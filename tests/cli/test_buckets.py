@@ -11,17 +11,17 @@ from pathlib import Path
 
 import pytest
 
-from cli import buckets, places, stores, workdir
+from cli import buckets, claims, places, s3, stores, work_dirs
 from cli.errors import InputError
 from cli.files import atomic_path, remove_temporaries
 from cli.flags import Command, Flag
 from cli.json_files import read_json, write_json
 from cli.shelf import SHARD, Reader, Shelf
 from data import sources
-from tests import bucket_server
+from tests import bucket_server, google_server
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # what boto3, moto and Flask say of each other
-RUN = "s3://bucket/a/run"
+SERVERS = {"s3": bucket_server, "gs": google_server}
 COMMAND = Command(
     "teacher",
     "no:thing",
@@ -38,8 +38,15 @@ COMMAND = Command(
 )
 
 
-@pytest.fixture(name="server")
-def _server(tmp_path, monkeypatch):
+@pytest.fixture(name="server", params=SERVERS)
+def _server(request, tmp_path, monkeypatch):
+    with SERVERS[request.param].running(monkeypatch, tmp_path / "cache") as server:
+        server.run = f"{server.scheme}://bucket/a/run"
+        yield server
+
+
+@pytest.fixture(name="amazon")
+def _amazon(tmp_path, monkeypatch):
     with bucket_server.running(monkeypatch, tmp_path / "cache") as server:
         yield server
 
@@ -56,22 +63,22 @@ def write(path, content="x"):
 def test_a_work_directory_goes_to_the_bucket_and_comes_back_elsewhere(
     server, tmp_path, monkeypatch, capsys
 ):
-    with staged(workdir=RUN) as values:
+    with staged(workdir=server.run) as values:
         here = Path(values["workdir"])
-        assert here == tmp_path / "cache" / "s3" / "bucket" / "a" / "run"
-        assert workdir.start(here, {"folder": str(here / "images")}) is None
+        assert here == tmp_path / "cache" / server.scheme / "bucket" / "a" / "run"
+        assert work_dirs.start(here, {"folder": str(here / "images")}) is None
         write(here / "data-00000-of-00001", "shard")
         (here / "tensorboard").mkdir()
         (here / "tensorboard" / "events").write_text("not written by atomic_path")
         (here / ".half.tmp-x-1").write_text("of a killed process")
-        workdir.finish(here, {"report": str(here / "report.html")})
+        work_dirs.finish(here, {"report": str(here / "report.html")})
         print(f"see {here}/report.html")
-    assert capsys.readouterr().out == f"see {RUN}/report.html\n"
+    assert capsys.readouterr().out == f"see {server.run}/report.html\n"
     stored = {key: value.decode() for key, value in server.objects().items()}
     assert stored == {
-        "a/run/config.json": json.dumps({"folder": f"{RUN}/images"}, indent=2) + "\n",
+        "a/run/config.json": json.dumps({"folder": f"{server.run}/images"}, indent=2) + "\n",
         "a/run/data-00000-of-00001": "shard",
-        "a/run/summary.json": json.dumps({"report": f"{RUN}/report.html"}, indent=2) + "\n",
+        "a/run/summary.json": json.dumps({"report": f"{server.run}/report.html"}, indent=2) + "\n",
         "a/run/tensorboard/events": "not written by atomic_path",
     }
     puts = [key for method, key in server.requests if method == "PUT" and "claim" not in key]
@@ -80,10 +87,10 @@ def test_a_work_directory_goes_to_the_bucket_and_comes_back_elsewhere(
         for name in ("config.json", "data-00000-of-00001", "tensorboard/events", "summary.json")
     ]
     bucket_server.another_machine(monkeypatch, tmp_path / "other")
-    with staged(workdir=RUN) as values:
+    with staged(workdir=server.run) as values:
         there = Path(values["workdir"])
         assert there.is_relative_to(tmp_path / "other")
-        summary = workdir.start(there, {"folder": str(there / "images")})
+        summary = work_dirs.start(there, {"folder": str(there / "images")})
         assert summary == {"report": str(there / "report.html")}
         assert sorted(path.name for path in there.iterdir()) == ["config.json", "summary.json"]
         shard = there / "data-00000-of-00001"
@@ -96,7 +103,7 @@ def test_a_work_directory_goes_to_the_bucket_and_comes_back_elsewhere(
 
 
 def test_the_bucket_is_right_where_the_cache_differs(server):
-    with staged(workdir=RUN) as values:
+    with staged(workdir=server.run) as values:
         here = Path(values["workdir"])
         write(here / "sub" / "kept")
         write(here / "sub" / "changed")
@@ -109,7 +116,7 @@ def test_the_bucket_is_right_where_the_cache_differs(server):
     server.put("a/run/sub/changed", b"y")
     server.put("a/run/pool-00001-of-00002", b"y")
     server.put("a/run/new", b"new")
-    with staged(workdir=RUN):
+    with staged(workdir=server.run):
         names = {str(path.relative_to(here)) for path in here.rglob("*") if path.is_file()}
         assert names == {"sub/kept", "sub/changed", "new", "pool-00000-of-00002"}
         assert (here / "sub" / "changed").read_text() == "y"
@@ -127,7 +134,7 @@ def test_an_end_at_any_moment_leaves_an_earlier_state(server, monkeypatch):
         (here / "export").mkdir()
         for name in ("variables", "saved_model.pb"):
             (here / "export" / name).write_text(name)
-        workdir.finish(here, {})
+        work_dirs.finish(here, {})
         buckets.remove_tree(here / "split")
 
     needs = {
@@ -137,7 +144,7 @@ def test_an_end_at_any_moment_leaves_an_earlier_state(server, monkeypatch):
     }
     seen = set()
     for left in range(1, 40):
-        buckets.remove_tree(buckets.local_path(RUN))
+        buckets.remove_tree(buckets.local_path(server.run))
         count = [left]
 
         def fail(method, key, count=count):
@@ -147,7 +154,7 @@ def test_an_end_at_any_moment_leaves_an_earlier_state(server, monkeypatch):
 
         server.fault = fail
         try:
-            with staged(workdir=RUN) as values:
+            with staged(workdir=server.run) as values:
                 work(Path(values["workdir"]))
             ended = True
         except InputError as error:
@@ -159,7 +166,7 @@ def test_an_end_at_any_moment_leaves_an_earlier_state(server, monkeypatch):
         seen.add(frozenset(there))
         if ended:
             break
-        stores.delete("bucket", f"a/run/{stores.CLAIM}")
+        server.remove(f"a/run/{stores.CLAIM}")
     assert ended and len(seen) > 6
 
 
@@ -176,13 +183,13 @@ def test_failing_requests_are_repeated_and_nothing_is_doubled(server, tmp_path, 
 
     server.fault = fail
     content = {f"sub/file{i}": str(i) * 1000 for i in range(4)}
-    with staged(workdir=RUN) as values:
+    with staged(workdir=server.run) as values:
         for name, text in content.items():
             write(Path(values["workdir"], name), text)
         buckets.remove(Path(values["workdir"], "sub", "file3"))
     bucket_server.another_machine(monkeypatch, tmp_path / "other")
     count.clear()
-    with staged(workdir=RUN) as values:
+    with staged(workdir=server.run) as values:
         found = {
             str(path.relative_to(values["workdir"])): path.read_text()
             for path in Path(values["workdir"]).rglob("*")
@@ -196,47 +203,51 @@ def test_failing_requests_are_repeated_and_nothing_is_doubled(server, tmp_path, 
     )
 
 
-def test_a_damaged_upload_is_noticed(server):
-    path = Path(buckets.local_path(RUN), "file")
+def test_a_damaged_upload_is_noticed(amazon):
+    path = Path(buckets.local_path("s3://bucket/file"))
     path.parent.mkdir(parents=True)
     path.write_bytes(b"abc")
 
     def other(method, key):
         if method == "HEAD":
-            server.put("a/run/file", b"abd")  # as many bytes
+            amazon.put("file", b"abd")  # as many bytes
         return ""
 
-    server.fault = other
+    amazon.fault = other
     with pytest.raises(InputError, match=r"no answer after \d attempts \(NotWhole\)"):
         buckets.publish(path)
 
 
 def test_the_claim(server, monkeypatch):
-    with staged(workdir=RUN), pytest.raises(InputError, match=r"has been at work in .*add --force"):
-        staged(workdir=RUN).__enter__()
+    with (
+        staged(workdir=server.run),
+        pytest.raises(InputError, match=r"has been at work in .*add --force"),
+    ):
+        staged(workdir=server.run).__enter__()
     assert server.objects() == {}
 
     program = (
-        "import os, signal; from cli import stores;"
-        "claim = stores.claimed('bucket', 'a/run', False); claim.__enter__();"
+        "import os, signal; from cli import claims; from cli.stores import Place;"
+        f"place = Place('{server.scheme}', 'bucket', 'a/run');"
+        "claim = claims.claimed(place, False); claim.__enter__();"
         "os.kill(os.getpid(), signal.SIGKILL)"
     )
     subprocess.run(
         [sys.executable, "-c", program], check=False, cwd=Path(places.__file__).parents[1]
     )
     assert list(server.objects()) == [f"a/run/{stores.CLAIM}"]
-    with staged(workdir=RUN):  # a process of this machine that is gone
+    with staged(workdir=server.run):  # a process of this machine that is gone
         pass
     assert server.objects() == {}
 
     elsewhere = {"host": "elsewhere", "pid": 1, "kernel": "k", "began": "1", "token": "t"}
     server.put(f"a/run/{stores.CLAIM}", json.dumps(elsewhere).encode())
     with pytest.raises(InputError, match="elsewhere, process 1, has been at work"):
-        staged(workdir=RUN).__enter__()
-    with staged(workdir=RUN, force=True) as values:
+        staged(workdir=server.run).__enter__()
+    with staged(workdir=server.run, force=True) as values:
         write(Path(values["workdir"], "one"))
         server.put(f"a/run/{stores.CLAIM}", json.dumps(elsewhere).encode())  # by --force again
-        monkeypatch.setattr(stores, "_CHECK_EVERY", 0.0)
+        monkeypatch.setattr(claims, "_CHECK_EVERY", 0.0)
         with pytest.raises(InputError, match="taken over by elsewhere"):
             write(Path(values["workdir"], "two"))
         with pytest.raises(InputError, match="taken over by elsewhere"):
@@ -246,31 +257,31 @@ def test_the_claim(server, monkeypatch):
 
 
 def test_a_store_without_conditional_puts_is_refused(server):
-    server.ignored = "HTTP_IF_NONE_MATCH"
-    with pytest.raises(InputError, match="ignores If-None-Match, so two commands could work"):
-        staged(workdir=RUN).__enter__()
+    server.ignored = server.condition
+    with pytest.raises(InputError, match="ignores the conditions of puts, so two commands could"):
+        staged(workdir=server.run).__enter__()
     assert server.objects() == {}
     server.ignored = ""
     server.fault = lambda method, key: "501 NotImplemented" if method == "PUT" else ""
     with pytest.raises(InputError, match=r"the store refuses the request \(501 NotImplemented\)"):
-        staged(workdir=RUN).__enter__()
+        staged(workdir=server.run).__enter__()
 
 
 @pytest.mark.parametrize(
     "values, message",
     [
-        ({"workdir": "gs://bucket/run"}, "--workdir: gs://bucket/run is an address; mount"),
+        ({"workdir": "az://bucket/run"}, "--workdir: az://bucket/run is an address; mount"),
         ({"workdir": "w", "labeled": "hdfs://b/x"}, "--labeled: hdfs://b/x is an address"),
         ({"workdir": "w", "labeled": "tar:https://h/x.tar"}, "is an address; mount"),
         ({"workdir": "s3://bucket"}, "s3://bucket names no folder of a bucket"),
         ({"workdir": "s3://bucket/../x"}, "names no folder of a bucket"),
         ({"workdir": "w", "labeled": "s3://bucket/*.tar"}, "a pattern cannot be in a bucket"),
         (
-            {"workdir": RUN, "strategy": "multi_worker"},
+            {"workdir": "s3://bucket/a/run", "strategy": "multi_worker"},
             "--strategy=multi_worker cannot be combined with",
         ),
         (
-            {"workdir": RUN, "beam_options": ["--runner=DaskRunner"]},
+            {"workdir": "s3://bucket/a/run", "beam_options": ["--runner=DaskRunner"]},
             "--runner cannot be combined with",
         ),
         ({"workdir": "s3://absent/x"}, "s3://absent: there is no such bucket; create it"),
@@ -279,46 +290,51 @@ def test_a_store_without_conditional_puts_is_refused(server):
     ],
 )
 def test_unusable_urls(server, values, message):
+    values = {
+        name: value.replace("s3://", f"{server.scheme}://") if isinstance(value, str) else value
+        for name, value in values.items()
+    }
+    message = message.replace("s3://", f"{server.scheme}://")
     force = values.pop("force", False)
     with pytest.raises(InputError, match=message) as raised, staged(force, **values):
         pass
     assert "\n" not in str(raised.value)
 
 
-def test_other_commands_say_that_they_take_local_paths(server):
+def test_other_commands_say_that_they_take_local_paths():
     other = Command("fixres", "no:thing", "", "", (Flag("model", ""),), (), group="tool")
     with (
         pytest.raises(InputError, match=r"is in a bucket, but ./run_tool.sh fixres needs a local"),
-        places.staged(other, {"model": RUN}, False),
+        places.staged(other, {"model": "gs://bucket/a/run"}, False),
     ):
         pass
     assert places.named(COMMAND, {"tpu": "grpc://host:1"}) == []
 
 
-def test_no_permission_no_server_no_package(server, monkeypatch):
-    server.fault = lambda method, key: "403 AccessDenied"
+def test_no_permission_no_server_no_package(amazon, monkeypatch):
+    amazon.fault = lambda method, key: "403 AccessDenied"
     with pytest.raises(InputError, match=r"no permission \(AccessDenied\)") as raised:
-        staged(workdir=RUN).__enter__()
-    server.fault = lambda method, key: "500 InternalError"
+        staged(workdir="s3://bucket/a/run").__enter__()
+    amazon.fault = lambda method, key: "500 InternalError"
     with pytest.raises(InputError, match=r"no answer after 7 attempts \(500 InternalError\)"):
-        staged(workdir=RUN).__enter__()
+        staged(workdir="s3://bucket/a/run").__enter__()
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://user:hidden@127.0.0.1:9")
-    stores._client.cache_clear()
+    s3._client.cache_clear()
     with pytest.raises(InputError, match="no answer after 7 attempts") as unanswered:
-        staged(workdir=RUN).__enter__()
+        staged(workdir="s3://bucket/a/run").__enter__()
     said = f"{raised.value}{unanswered.value}"
     assert "AKIA" not in said and "secret" not in said and "hidden" not in said
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     monkeypatch.setenv("HOME", "/nonexistent")
-    stores._client.cache_clear()
+    s3._client.cache_clear()
     with pytest.raises(InputError, match="no credentials"):
-        staged(workdir=RUN).__enter__()
+        staged(workdir="s3://bucket/a/run").__enter__()
     monkeypatch.setitem(sys.modules, "boto3", None)
-    stores._client.cache_clear()
+    s3._client.cache_clear()
     with pytest.raises(InputError, match=r"needs the package boto3; docs/installation.md says how"):
-        staged(workdir=RUN).__enter__()
+        staged(workdir="s3://bucket/a/run").__enter__()
 
 
 def test_inputs_come_whole_or_without_shards(server, tmp_path):
@@ -331,28 +347,28 @@ def test_inputs_come_whole_or_without_shards(server, tmp_path):
         server.put(key, key.encode())
 
     def names(values, name):
-        root = tmp_path / "cache" / "s3" / "bucket"
+        root = tmp_path / "cache" / server.scheme / "bucket"
         with staged(workdir=str(tmp_path / "w"), **{name: values}) as got:
             assert str(root) in got[name]
             return {str(path.relative_to(root)) for path in root.rglob("*") if path.is_file()}
 
     data = {"data/summary.json", "data/labeled/manifest.json"}
-    assert names("s3://bucket/data/", "data") == data
+    assert names(f"{server.scheme}://bucket/data/", "data") == data
     images = {"photos/a/1.jpg", "photos/t-00000-of-00001"}
-    assert names("tfrecord:s3://bucket/photos", "labeled") == data | images
+    assert names(f"tfrecord:{server.scheme}://bucket/photos", "labeled") == data | images
     checkpoint = {"ckpt/m.ckpt.index", "ckpt/m.ckpt.data-00000-of-00001"}
-    assert names("s3://bucket/ckpt/m.ckpt", "data") == data | images | checkpoint
-    assert names("s3://bucket/list.csv", "labeled") >= {"list.csv"}
+    assert names(f"{server.scheme}://bucket/ckpt/m.ckpt", "data") == data | images | checkpoint
+    assert names(f"{server.scheme}://bucket/list.csv", "labeled") >= {"list.csv"}
     server.put("bad/../../x", b"")
     with pytest.raises(InputError, match="no file can have this name"):
-        names("s3://bucket/bad", "labeled")
-    server.client.delete_object(Bucket="bucket", Key="data/summary.json")
-    assert "data/summary.json" not in names("s3://bucket/data", "data")
+        names(f"{server.scheme}://bucket/bad", "labeled")
+    server.remove("data/summary.json")
+    assert "data/summary.json" not in names(f"{server.scheme}://bucket/data", "data")
 
 
 def test_the_shelf_keeps_what_was_read_last(server, tmp_path, monkeypatch):
     monkeypatch.setenv("BUCKET_CACHE_GIB", str(4.5 * 1000 / 2**30))
-    folder, reader = Path(buckets.local_path(RUN)), Reader()
+    folder, reader = Path(buckets.local_path(server.run)), Reader()
     paths = [folder / f"pool-{i:05d}-of-00009" for i in range(9)]
     for path in paths:
         server.put(f"a/run/{path.name}", path.name.encode() * 50)  # 1,000 bytes
@@ -375,7 +391,7 @@ def test_the_shelf_keeps_what_was_read_last(server, tmp_path, monkeypatch):
 
 def test_a_fetched_shard_stays_whoever_else_reads(server, monkeypatch):
     monkeypatch.setenv("BUCKET_CACHE_GIB", str(2000 / 2**30))
-    paths = [Path(buckets.local_path(RUN), f"pool-{i:05d}-of-00012") for i in range(12)]
+    paths = [Path(buckets.local_path(server.run), f"pool-{i:05d}-of-00012") for i in range(12)]
     for path in paths:
         server.put(f"a/run/{path.name}", b"x" * 1000)
 
@@ -393,7 +409,7 @@ def test_a_fetched_shard_stays_whoever_else_reads(server, monkeypatch):
 
 
 def test_paths_outside_of_the_cache_are_left_alone(tmp_path, monkeypatch):
-    monkeypatch.setattr(stores, "_client", lambda: pytest.fail("a local path asks no store"))
+    monkeypatch.setattr(stores, "_store", lambda scheme: pytest.fail("a local path asks no store"))
     path = tmp_path / "x" / "pool-00000-of-00001"
     write(path)
     buckets.fetch([path])

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from cli import json_files, workdir
+from cli import json_files, work_dirs
 from cli.errors import InputError
 
 SCHEMA = {
@@ -119,20 +119,20 @@ def test_values_that_do_not_go_together(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ['"x"', "[]", "{", '{"a": Infinity}'])
 @pytest.mark.parametrize("name", ["config.json", "summary.json"])
 def test_a_work_directory_with_a_damaged_file(tmp_path: Path, name: str, text: str) -> None:
-    workdir.start(tmp_path / "w", {"a": 1})
-    workdir.finish(tmp_path / "w", {"top1": 0.5})
+    work_dirs.start(tmp_path / "w", {"a": 1})
+    work_dirs.finish(tmp_path / "w", {"top1": 0.5})
     (tmp_path / "w" / name).write_text(text, encoding="utf-8")
     with pytest.raises(InputError, match=f"{name} is damaged: "):
-        workdir.start(tmp_path / "w", {"a": 1})
+        work_dirs.start(tmp_path / "w", {"a": 1})
     if name == "summary.json":
         with pytest.raises(InputError, match="is damaged: "):
-            workdir.require_finished(tmp_path / "w", "x", "y")
+            work_dirs.require_finished(tmp_path / "w", "x", "y")
 
 
 def test_a_summary_of_another_shape(tmp_path: Path) -> None:
-    workdir.start(tmp_path / "w", {"a": float("nan")})
-    workdir.finish(tmp_path / "w", {"steps": None})
+    work_dirs.start(tmp_path / "w", {"a": float("nan")})
+    work_dirs.finish(tmp_path / "w", {"steps": None})
     with pytest.raises(
         InputError, match=r"summary\.json is damaged: steps is None, not a whole number"
     ):
-        workdir.start(tmp_path / "w", {"a": float("nan")}, summary_schema={"steps": int})
+        work_dirs.start(tmp_path / "w", {"a": float("nan")}, summary_schema={"steps": int})

@@ -13,15 +13,15 @@ from typing import Any
 
 import pytest
 
-from cli import json_files, workdir
+from cli import json_files, work_dirs
 from cli.errors import InputError
 from data.preprocessing import Preprocessing
 from evaluation import classifiers, compare, history, imagenet, tables
 from experiments import study
 from serving import assets, batching, card, export, lite, serve, settings
-from training import dry_run, metrics_log, model_dir, models
+from training import estimates, metrics_log, model_dir, models
 from weights import weight_files
-from workflow import label_shards, loop, pseudo_label, quickstart, shard_jobs
+from workflow import label_shards, loop, pseudo_label, quickstart, running, shard_jobs
 
 VALUES = [None, True, -1, 1.5, "x", [], {}, [1], 10**15, "\ud800"]
 TEXTS = [
@@ -146,7 +146,7 @@ def read_export(path: Path) -> None:
 
 
 def read_prepared(path: Path) -> None:
-    dry_run.images(None, path.parent)  # type: ignore[arg-type]
+    estimates.images(None, path.parent)  # type: ignore[arg-type]
 
 
 def read_evaluation(path: Path) -> None:
@@ -154,8 +154,8 @@ def read_evaluation(path: Path) -> None:
     (path.parent.parent / "export" / "summary.json").write_text('{"export": "e"}', encoding="utf-8")
     (path.parent.parent / "seconds.json").write_text('{"prepare": 1}', encoding="utf-8")
     loop.table(loop.summarize(path.parent.parent, 1))
-    workdir.shown(
-        path.parent, workdir.require_finished(path.parent, "evaluation", ""), tables.table
+    work_dirs.shown(
+        path.parent, work_dirs.require_finished(path.parent, "evaluation", ""), tables.table
     )
     with json_files.reading(path):
         compare.aggregate(
@@ -164,7 +164,7 @@ def read_evaluation(path: Path) -> None:
 
 
 def read_evaluation_for_card(path: Path) -> None:
-    digest = workdir.fingerprint(path.parent)
+    digest = work_dirs.fingerprint(path.parent)
     (path.parent / "config.json").write_text(
         json.dumps({"models": {"teacher": digest}}), encoding="utf-8"
     )
@@ -174,9 +174,9 @@ def read_evaluation_for_card(path: Path) -> None:
 
 
 def read_loop(path: Path) -> None:
-    workdir.finish(path.parent.parent / "other", {})
+    work_dirs.finish(path.parent.parent / "other", {})
     (path.parent / "config.json").unlink(missing_ok=True)
-    done = workdir.start(path.parent, {}, summary_schema=loop.SUMMARY, shared=True)
+    done = work_dirs.start(path.parent, {}, summary_schema=loop.SUMMARY, shared=True)
     assert done
     loop.table(done)
     with json_files.reading(path):
@@ -233,19 +233,19 @@ KINDS: dict[str, tuple[Any, str, Callable[[Path], Any]]] = {
     "seconds": (
         {"prepare": 1.5},
         "seconds.json",
-        lambda path: loop._add_seconds(path, "prepare", 1.0),
+        lambda path: running._add_seconds(path, "prepare", 1.0),
     ),
     "metrics": (METRICS, "run/line.json", read_metrics),
     "balance": (BALANCED, "pseudo_labeled_1/summary.json", read_balanced),
     "comparison": (
         COMPARED,
         "w/summary.json",
-        lambda path: workdir.shown(path.parent, json_files.read_json(path, dict), compare.table),
+        lambda path: work_dirs.shown(path.parent, json_files.read_json(path, dict), compare.table),
     ),
     "lite": (
         {"rows": [LITE], "examples": 3, "split": "test", "calibration_images": 3},
         "w/summary.json",
-        lambda path: workdir.shown(path.parent, json_files.read_json(path, dict), lite.table),
+        lambda path: work_dirs.shown(path.parent, json_files.read_json(path, dict), lite.table),
     ),
     "shard's note": ({"bytes": [], "result": NOTE}, "progress/note.json", read_note),
     "timm": (

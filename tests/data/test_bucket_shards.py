@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from cli import buckets, stores
 from cli.errors import InputError
+from cli.objects import Place
 from data import pipeline, verification
 from data.manifest import Beside, write_manifest
 from data.protos import make_example, make_label
@@ -95,7 +96,7 @@ def test_the_examples_are_the_local_ones(server, tmp_path, monkeypatch, kind, tr
 def test_a_local_directory_is_read_as_before(tmp_path, monkeypatch):
     write(tmp_path)
     monkeypatch.setattr(pipeline, "fetched", lambda *_: pytest.fail("it has nothing to fetch"))
-    monkeypatch.setattr(stores, "_client", lambda: pytest.fail("it asks no store"))
+    monkeypatch.setattr(stores, "_store", lambda scheme: pytest.fail("it asks no store"))
     assert len(stream(tmp_path / "images", 0, 10)) == 10
 
 
@@ -114,7 +115,7 @@ def test_a_damaged_and_a_missing_shard_are_refused_in_one_line(server, tmp_path,
         stream(there / "images")
     with pytest.raises(InputError, match=f"{name} is not the file that manifest.json describes"):
         verification.raise_refusal(raised.value)
-    stores.delete("bucket", f"data/images/{name}")
+    stores.delete(Place("s3", "bucket", f"data/images/{name}"))
     buckets.refresh(str(there), own=False)
     with pytest.raises(InputError, match=f"lacks 1 of 8 shards .first: {name}"):
         read_manifest(there / "images")

@@ -11,8 +11,7 @@ import PIL.Image
 import pytest
 from sklearn.datasets import load_sample_image
 
-from data import examine as module
-from data.examine import Examined, examine
+from data.examine import Examined, _gif_frames, examine
 from data.preprocessing import decode
 from tests.data.recipes import encode
 
@@ -183,8 +182,8 @@ def test_the_frames_of_a_gif_are_those_that_pil_wrote():
         duration=[10, 20, 30, 40],
         loop=0,
     )
-    assert list(module._gif_frames(encoded))[:2] == [(160, 120)] * 2
-    assert len(list(module._gif_frames(encoded))) == PIL.Image.open(io.BytesIO(encoded)).n_frames
+    assert list(_gif_frames(encoded))[:2] == [(160, 120)] * 2
+    assert len(list(_gif_frames(encoded))) == PIL.Image.open(io.BytesIO(encoded)).n_frames
 
 
 @pytest.mark.parametrize("case", UNUSABLE)
@@ -196,5 +195,5 @@ def test_odd_images_that_cannot(case):
 
 
 def test_the_limit_is_the_modules(monkeypatch):
-    monkeypatch.setattr(module, "MAX_PIXELS", 120 * 160 - 1)
+    monkeypatch.setattr("data.examine.MAX_PIXELS", 120 * 160 - 1)
     assert str(examine(encode(PHOTO, "jpg"))).startswith("it claims to have 160 x 120 pixels")

@@ -203,8 +203,8 @@ def dies(function, calls):
 
 name, calls = sys.argv.pop(1), int(sys.argv.pop(1))
 if name == "finish":
-    import cli.workdir
-    cli.workdir.finish = dies(cli.workdir.finish, calls)
+    import cli.work_dirs
+    cli.work_dirs.finish = dies(cli.work_dirs.finish, calls)
 else:
     module = protos if name == "make_example" else records
     setattr(module, name, dies(getattr(module, name), calls))

@@ -10,7 +10,7 @@ from cli.errors import InputError
 from data import randaugment
 from data.image_ops import OPS
 from data.randaugment import arguments, rand_augment
-from data.settings import RANDAUGMENT_MODES as MODES
+from data.settings import RANDAUGMENT_MODES
 from tests.data.test_image_ops import IMAGES, PHOTO, RANDOM
 
 
@@ -292,7 +292,7 @@ def test_directions_are_drawn_evenly_and_apart_from_the_operation(monkeypatch, m
         assert up + down > 150
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", RANDAUGMENT_MODES)
 def test_eager_and_dataset_agree_and_seeds_differ(mode):
     def augment(index):
         return rand_augment(
@@ -351,7 +351,7 @@ def test_drawing_compiles():
         np.testing.assert_array_equal(compiled(*inputs), augment(*inputs))
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", RANDAUGMENT_MODES)
 def test_unknown_sizes(mode):
     @tf.function(
         input_signature=[tf.TensorSpec([None, None, 3], tf.uint8), tf.TensorSpec([2], tf.int32)]

@@ -25,7 +25,7 @@ from cli import app, commands
 from cli.errors import InputError
 from evaluation import imagenet, imagenet_validation, reproduce
 from tests.data.test_archives import tar
-from tests.weights import test_weights as releases
+from tests.weights.test_weights import release_shapes, write_checkpoint
 from weights import published
 
 WNIDS = imagenet.wnids()
@@ -62,7 +62,7 @@ def validation(folder: Path, labels: list[int]) -> Path:
 def values() -> dict[str, np.ndarray]:
     """Returns random weights of a whole B0 that answers `CHOSEN`, whatever the image."""
     rng, found = np.random.default_rng(0), {}
-    for name, shape in releases.release_shapes(1.0, 1.0, 1000).items():
+    for name, shape in release_shapes(1.0, 1.0, 1000).items():
         last = name.rpartition("/")[2]
         scale, mean = {"gamma": (0.1, 1), "moving_variance": (0.1, 1)}.get(last, (0.02, 0))
         found[name] = (mean + scale * rng.uniform(-1, 1, shape)).astype(np.float32)
@@ -74,7 +74,7 @@ def values() -> dict[str, np.ndarray]:
 def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Packs noisy_student_efficientnet-b0.tar.gz as released: a folder with the checkpoint."""
     folder = tmp_path_factory.mktemp("release")
-    prefix = releases.write_checkpoint(folder / "model.ckpt", values(), slots=False)
+    prefix = write_checkpoint(folder / "model.ckpt", values(), slots=False)
     name = "noisy_student_efficientnet-b0"
     with tarfile.open(folder / f"{name}.tar.gz", "w:gz", compresslevel=1) as packed:
         for path in sorted(folder.glob(f"{prefix.name}*")):

@@ -190,7 +190,7 @@ def test_two_methods_on_the_same_seeds():
 @pytest.mark.parametrize("name", ["working", "paper", "sweep"])
 def test_the_recipes_are_whole(name):
     config = recipe.get_config(name)
-    two_moons.check(config)
+    two_moons.check_config(config)
     assert set(config.run) == set(config.methods)
     assert {method.init_scale for method in config.methods.values()} == {0.1}
     if name == "paper":  # the paper's rate, and no loss that its text does not mention

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from cli import recipes, workdir
+from cli import recipes, work_dirs
 from cli.errors import InputError
 from data import prepare, protos, records
 from meta_pseudo_labels import feedback
@@ -193,7 +193,7 @@ def inputs(tmp_path_factory):
         kind="pseudo_labeled",
         label_names=names,
     )
-    workdir.finish(labeled_by_teacher, {"total": unlabeled.num_records})
+    work_dirs.finish(labeled_by_teacher, {"total": unlabeled.num_records})
     return {"data": str(data), "pseudo_labeled": str(labeled_by_teacher)}
 
 

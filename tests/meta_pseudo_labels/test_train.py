@@ -12,7 +12,7 @@ from meta_pseudo_labels.method import META_PSEUDO_LABELS
 from tests import networks, training_runs
 from tests.training_runs import kill_after, metrics
 from training import model_dir
-from training import run as runs
+from training.run import Inputs, batches
 from workflow import train
 
 STEPS = 24
@@ -142,10 +142,10 @@ def test_labeled_images_are_weakly_and_unlabeled_ones_also_strongly_augmented(da
     )
     section, inputs = (
         ConfigDict({"batch_size": 4, "unlabeled_ratio": 2}),
-        runs.Inputs(data, labeled, unlabeled),
+        Inputs(data, labeled, unlabeled),
     )
     ((x, y), (weak, strong)) = next(
-        iter(runs.batches(META_PSEUDO_LABELS, section, noisy, inputs, 3, 0, (1, 0), 1))
+        iter(batches(META_PSEUDO_LABELS, section, noisy, inputs, 3, 0, (1, 0), 1))
     )
     (expected, _) = next(iter(pipeline.train_batches(labeled, noisy.weak(), batch_size=4, seed=3)))
     np.testing.assert_array_equal(x, expected)

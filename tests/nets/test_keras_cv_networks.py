@@ -7,13 +7,12 @@ import tensorflow as tf
 
 from cli.errors import InputError
 from cli.files import file_digest
-from nets import keras_cv_backbones as backbones
-from nets import keras_cv_networks as networks
+from nets import keras_cv_backbones, keras_cv_networks
 from nets.keras_cv_backbones import PRESETS, Backbone
 from nets.names import block_name
 from nets.noise import model_noise
 from noisy_student.model import NoisyStudent
-from training import architectures, dry_run, initial, models
+from training import architectures, estimates, initial, models
 from training.fixres import freeze_blocks
 from training.rematerialization import training_pass
 from weights import pretrained
@@ -25,17 +24,19 @@ SIZE, K = 32, 3
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
     """EfficientNetV2-B0 with two stages of two blocks; mobilenet_v3_small with three blocks."""
-    v2 = backbones._efficientnet_v2(SIZE, "2 8 8 1 1 f, 2 8 8 4 2 u")
-    monkeypatch.setitem(backbones.BACKBONES, TINY, v2)
-    mobile = backbones._mobilenet_v3([1, 3, 3], "8 8 16", "3 3 5", "2 1 2", "1 0 1", hard_from=1)
-    monkeypatch.setitem(backbones.BACKBONES, "keras_cv/mobilenet_v3_small", mobile)
+    v2 = keras_cv_backbones._efficientnet_v2(SIZE, "2 8 8 1 1 f, 2 8 8 4 2 u")
+    monkeypatch.setitem(keras_cv_backbones.BACKBONES, TINY, v2)
+    mobile = keras_cv_backbones._mobilenet_v3(
+        [1, 3, 3], "8 8 16", "3 3 5", "2 1 2", "1 0 1", hard_from=1
+    )
+    monkeypatch.setitem(keras_cv_backbones.BACKBONES, "keras_cv/mobilenet_v3_small", mobile)
     monkeypatch.setitem(
-        backbones.BACKBONES,
+        keras_cv_backbones.BACKBONES,
         "keras_cv/resnet18",
-        backbones._resnet("ResNetBackbone", (1, 1, 1, 1), "basic_block"),
+        keras_cv_backbones._resnet("ResNetBackbone", (1, 1, 1, 1), "basic_block"),
     )
     monkeypatch.setitem(
-        backbones.BACKBONES,
+        keras_cv_backbones.BACKBONES,
         "keras_cv/densenet121",
         Backbone("DenseNetBackbone", 32, {"stackwise_num_repeats": [2, 2]}),
     )
@@ -46,7 +47,11 @@ SMALL = (TINY, "keras_cv/mobilenet_v3_small", "keras_cv/resnet18", "keras_cv/den
 
 def build(name, seed=1, **settings):
     return models.build(
-        {"name": name, **settings}, K, mean=networks.MEAN, std=networks.STD, seed=seed
+        {"name": name, **settings},
+        K,
+        mean=keras_cv_networks.MEAN,
+        std=keras_cv_networks.STD,
+        seed=seed,
     )
 
 
@@ -55,16 +60,21 @@ def images(count=2):
 
 
 def of_package(name, **options):
-    row = backbones.find(name)
+    row = keras_cv_backbones.find(name)
     return getattr(keras_cv.models, row.kind)(include_rescaling=True, **row.options, **options)
 
 
 def test_the_names_are_those_of_the_package():
     """Tests that the names are all of the package's presets of these classes."""
-    kinds = {row.kind: getattr(keras_cv.models, row.kind) for row in backbones.BACKBONES.values()}
+    kinds = {
+        row.kind: getattr(keras_cv.models, row.kind)
+        for row in keras_cv_backbones.BACKBONES.values()
+    }
     weights = {name: kind for kind, cls in kinds.items() for name in cls.presets_with_weights}
     without = {name for cls in kinds.values() for name in cls.presets_without_weights}
-    assert {backbones.PREFIX + name for name in without} == set(backbones.BACKBONES)
+    assert {keras_cv_backbones.PREFIX + name for name in without} == set(
+        keras_cv_backbones.BACKBONES
+    )
     classifiers = {
         name
         for name in keras_cv.models.ImageClassifier.presets_with_weights
@@ -72,18 +82,18 @@ def test_the_names_are_those_of_the_package():
     }
     assert {name for name in classifiers if "darknet" not in name} | set(weights) == set(PRESETS)
     assert all(
-        backbones.find(backbones.of_preset(name)).kind
-        == weights.get(name, backbones.find(backbones.of_preset(name)).kind)
+        keras_cv_backbones.find(keras_cv_backbones.of_preset(name)).kind
+        == weights.get(name, keras_cv_backbones.find(keras_cv_backbones.of_preset(name)).kind)
         for name in PRESETS
     )
 
 
 def test_parameters_are_those_that_the_package_states():
     name = "keras_cv/resnet18_v2"
-    kind = getattr(keras_cv.models, backbones.find(name).kind)
-    stated = kind.presets[name.removeprefix(backbones.PREFIX)]["metadata"]["params"]
+    kind = getattr(keras_cv.models, keras_cv_backbones.find(name).kind)
+    stated = kind.presets[name.removeprefix(keras_cv_backbones.PREFIX)]["metadata"]["params"]
     network = build(name)
-    whole, trained = dry_run.count_parameters({"name": name}, K)
+    whole, trained = estimates.count_parameters({"name": name}, K)
     assert whole == network.count_params()
     assert (
         network.count_params() - network.get_layer("predictions").count_params()
@@ -96,7 +106,9 @@ def test_parameters_are_those_that_the_package_states():
 @pytest.mark.parametrize("name", SMALL)
 def test_it_computes_what_the_package_computes(name):
     network, package = build(name), of_package(name)
-    for source, target in zip(networks._weighted(network), networks._weighted(package)):
+    for source, target in zip(
+        keras_cv_networks._weighted(network), keras_cv_networks._weighted(package)
+    ):
         target.set_weights(
             [
                 w + 0.1 * np.random.default_rng(i).uniform(size=w.shape)
@@ -128,7 +140,7 @@ def test_noise_is_a_function_of_step_and_row():
     network, x = build(TINY, survival_probability=0.3, dropout=0.5), images(8)
     assert not [
         layer
-        for layer in networks._parts(network)
+        for layer in keras_cv_networks._parts(network)
         if isinstance(layer, tf.keras.__internal__.layers.BaseRandomLayer)
     ]
 
@@ -136,7 +148,7 @@ def test_noise_is_a_function_of_step_and_row():
         with model_noise(7, step, tf.constant(rows), 8):
             return network(tf.gather(x, rows), training=True).numpy()
 
-    for layer in networks._parts(network):  # so that a row's logits are its own
+    for layer in keras_cv_networks._parts(network):  # so that a row's logits are its own
         if isinstance(layer, tf.keras.layers.BatchNormalization):
             layer.trainable = False
     whole = logits(3, range(8))
@@ -200,17 +212,17 @@ def test_blocks_can_be_frozen_and_computed_twice(name):
 
 
 def test_settings_of_batch_norm_reach_every_layer():
-    network = networks.KerasCVNetwork(
+    network = keras_cv_networks.KerasCVNetwork(
         TINY,
         num_classes=K,
-        mean=networks.MEAN,
-        std=networks.STD,
+        mean=keras_cv_networks.MEAN,
+        std=keras_cv_networks.STD,
         sync_batch_norm=True,
         batch_norm_momentum=0.5,
     )
     norms = [
         layer
-        for layer in networks._parts(network)
+        for layer in keras_cv_networks._parts(network)
         if isinstance(layer, tf.keras.layers.BatchNormalization)
     ]
     assert len(norms) > 6 and all(
@@ -262,18 +274,18 @@ class TestPublishedWeights:
     def home(self, tmp_path, monkeypatch):
         tf.keras.utils.set_random_seed(0)  # keras-cv's own initializers have no seed
         monkeypatch.setenv("KERAS_HOME", str(tmp_path))
-        monkeypatch.setattr(backbones, "PRESETS", (*PRESETS, f"{self.PRESET}_classifier"))
+        monkeypatch.setattr(keras_cv_backbones, "PRESETS", (*PRESETS, f"{self.PRESET}_classifier"))
 
     def write(self, preset, layer):
         from keras_cv.src.utils.preset_utils import save_to_preset
 
-        save_to_preset(layer, str(networks.folder(preset)))
+        save_to_preset(layer, str(keras_cv_networks.folder(preset)))
 
     def test_a_backbone(self):
         package, network = of_package(self.NAME), build(self.NAME)
         before = network.get_layer("predictions").get_weights()
         self.write(self.PRESET, package)
-        networks.load_preset(network, self.PRESET)
+        keras_cv_networks.load_preset(network, self.PRESET)
         pooled = tf.keras.Model(network.input, network.get_layer("avg_pool").output)
         close(pooled(images()), package(images()).numpy().mean((1, 2)))
         assert all(
@@ -286,7 +298,7 @@ class TestPublishedWeights:
             build(self.NAME),
         )
         self.write(f"{self.PRESET}_classifier", package)
-        networks.load_preset(network, f"{self.PRESET}_classifier")
+        keras_cv_networks.load_preset(network, f"{self.PRESET}_classifier")
         np.testing.assert_allclose(tf.nn.softmax(network(images())), package(images()), rtol=1e-4)
 
     def test_a_training_starts_from_a_backbone(self):
@@ -295,7 +307,7 @@ class TestPublishedWeights:
         begin = pretrained.find(f"keras_cv/{self.PRESET}", {"name": "b0", "dropout": 0.5})
         assert begin.spec.architecture == {"name": self.NAME, "dropout": 0.5}
         assert not begin.keeps_head(["a", "b", "c"])
-        held = networks.folder(self.PRESET)
+        held = keras_cv_networks.folder(self.PRESET)
         files = {name: file_digest(held / name) for name in ("config.json", "model.weights.h5")}
         assert begin.source == {"weights": f"keras_cv/{self.PRESET}", "sha256": files}
         network = build(self.NAME)
@@ -322,7 +334,7 @@ class TestPublishedWeights:
         monkeypatch.setattr(
             kagglehub, "model_download", lambda *asks: asked.append(asks) or str(tmp_path / asks[1])
         )
-        assert networks.fetch(self.PRESET) == (
+        assert keras_cv_networks.fetch(self.PRESET) == (
             tmp_path / "config.json",
             tmp_path / "model.weights.h5",
         )
@@ -339,7 +351,7 @@ class TestPublishedWeights:
                 r" with 3 classes"
             ),
         ):
-            networks.load_preset(build(self.NAME), self.PRESET)
+            keras_cv_networks.load_preset(build(self.NAME), self.PRESET)
 
     def test_no_such_weights(self):
         with pytest.raises(
@@ -349,7 +361,7 @@ class TestPublishedWeights:
                 r" resnet50_imagenet\?"
             ),
         ):
-            networks.load_preset(build(self.NAME), "resnet50_imagenett")
+            keras_cv_networks.load_preset(build(self.NAME), "resnet50_imagenett")
 
     def test_another_normalization(self):
         network = models.build({"name": self.NAME}, K, mean=(1.0,) * 3, std=(2.0,) * 3, seed=0)
@@ -359,7 +371,7 @@ class TestPublishedWeights:
                 r"expect mean \(0\.0, 0\.0, 0\.0\) and std \(255\.0, 255\.0, 255\.0\), not \(1\.0"
             ),
         ):
-            networks.load_preset(network, self.PRESET)
+            keras_cv_networks.load_preset(network, self.PRESET)
 
     def test_without_a_network_one_line_says_where_the_files_are_from_and_go(self, monkeypatch):
         import kagglehub
@@ -375,11 +387,11 @@ class TestPublishedWeights:
         ):
             pretrained.find(f"keras_cv/{self.PRESET}", {"name": "b0"})  # before the first stage
         with pytest.raises(InputError) as caught:
-            networks.load_preset(build(self.NAME), self.PRESET)
+            keras_cv_networks.load_preset(build(self.NAME), self.PRESET)
         assert (
             str(caught.value)
             == "weights mobilenet_v3_small_imagenet of keras-cv: ConnectionError: no route."
             " Download config.json and model.weights.h5 from"
             " https://www.kaggle.com/models/keras/mobilenetv3/keras/mobilenet_v3_small_imagenet/2"
-            f" and put them into {networks.folder(self.PRESET)}"
+            f" and put them into {keras_cv_networks.folder(self.PRESET)}"
         )

@@ -22,7 +22,7 @@ from typing import Any
 from cli import app
 from cli.errors import InputError
 from serving import predict
-from serving.versions import SAVED_MODEL, resolve
+from serving.versions import SAVED_MODEL, require_version
 
 # TF_DataType, and how numbers of it are unpacked
 FLOAT, INT32, STRING = 1, 3, 7
@@ -285,8 +285,8 @@ def _fields(message: bytes, number: int) -> list[bytes]:
 
 def main(model: str, format: str, arguments: Sequence[str]) -> None:
     """Prints the predictions of `model` for the image files `arguments`."""
-    predict.check(format, arguments)
-    path = resolve(model)
+    predict.find_image_files(format, arguments)
+    path = require_version(model)
     names = tensor_names(path)
     predict.require_names(path, *names.get("serving_default", ({}, {})))
     loaded = Model(path, names)

@@ -15,11 +15,11 @@ import tensorflow as tf
 
 from cli.errors import InputError
 from cli.json_files import write_json
-from cli.workdir import fingerprint
+from cli.work_dirs import fingerprint
 from serving import card, export, settings
 from serving.answers import OK, TOO_LARGE
 from serving.images import MAX_PIXELS
-from serving.versions import load, resolve
+from serving.versions import load, require_version
 from training import model_dir
 
 from .conftest import NAMES, linear
@@ -197,7 +197,7 @@ def test_goes_on_after_a_kill_and_counts_up(tmp_path, monkeypatch, write_model):
         export.main(str(workdir), str(directory))
     assert not (workdir / "classifier" / "1").exists()
     with pytest.raises(InputError, match="no exported model"):
-        resolve(workdir)
+        require_version(workdir)
 
     monkeypatch.setattr(os, "replace", replace)
     export.main(str(workdir), f"{directory}/model")
@@ -223,7 +223,7 @@ def test_goes_on_after_a_kill_and_counts_up(tmp_path, monkeypatch, write_model):
             ),
         )
         assert json.loads((workdir / "summary.json").read_text())["version"] == seed + 1
-        assert resolve(workdir) == workdir / "classifier" / str(seed + 1)
+        assert require_version(workdir) == workdir / "classifier" / str(seed + 1)
         assert served(workdir) == {"classifier": [1], "classifier-canary": [seed + 1]}
 
     config = workdir / "models.config"
@@ -236,7 +236,7 @@ def test_goes_on_after_a_kill_and_counts_up(tmp_path, monkeypatch, write_model):
     assert paths == ["/models/classifier", "/models/classifier", "/models/second"]
     assert (workdir / "batching_parameters.txt").read_text() == "# mine\n"
     with pytest.raises(InputError, match="several models"):
-        resolve(workdir)
+        require_version(workdir)
 
 
 def test_refused(exported, tmp_path):
@@ -278,10 +278,10 @@ def test_the_limit_on_pixels_is_the_exports(
         export.main(str(workdir), str(directory), max_pixels=1200)
     assert "is done" in capsys.readouterr().out
     images = [encoded_images("PNG", (40, 30), n=1)[0], encoded_images("JPEG", (41, 30), n=1)[0]]
-    loaded = tf.saved_model.load(str(resolve(workdir)))
+    loaded = tf.saved_model.load(str(require_version(workdir)))
     answer = loaded.signatures["serving_default"](image_bytes=tf.constant(images))
     assert answer["status"].numpy().tolist() == [OK, TOO_LARGE]
-    for path, limit in [(resolve(workdir), 1200), (small.version, MAX_PIXELS)]:
+    for path, limit in [(require_version(workdir), 1200), (small.version, MAX_PIXELS)]:
         assert (
             json.loads((path / "assets.extra" / "export.json").read_text())["max_pixels"] == limit
         )

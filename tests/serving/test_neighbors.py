@@ -48,7 +48,7 @@ def test_nearest_are_those_of_sklearn():
 
 def test_a_version_gets_an_index_when_asked(small, copied, data, capsys):
     version, extra = version_of(copied), version_of(copied) / "assets.extra"
-    assert neighbors.read(version) is None and not (extra / neighbors.FILE).exists()
+    assert neighbors.read_index(version) is None and not (extra / neighbors.FILE).exists()
     before = (version / "saved_model.pb").stat().st_mtime_ns
     export.main(str(copied), str(small.directory), neighbors=str(data))
     assert "thumbnails and names of 21 labeled images" in capsys.readouterr().out
@@ -57,7 +57,7 @@ def test_a_version_gets_an_index_when_asked(small, copied, data, capsys):
     assert "names of 21 of the labeled images" in (version / "MODEL_CARD.md").read_text("utf-8")
     assert json.loads((version / "assets.extra/export.json").read_text())["neighbors"]["seed"] == 0
 
-    index = neighbors.read(version)
+    index = neighbors.read_index(version)
     for number, encoded, label in encoded_examples(read_manifest(data / "labeled", "labeled")):
         (embedding,) = small.serve("embed", image_bytes=[encoded])["embedding"]
         best = neighbors.nearest(index, embedding, 1)[0]
@@ -81,7 +81,7 @@ def test_unusable_data_leave_the_version_as_it_is(small, copied, data, tmp_path)
     with pytest.raises(InputError, match="class 0 is 'null'"):
         export.main(str(copied), str(small.directory), neighbors=str(tmp_path / "other"))
     assert (version_of(copied) / "assets.extra" / "export.json").read_bytes() == described
-    assert neighbors.read(version_of(copied)) is None
+    assert neighbors.read_index(version_of(copied)) is None
 
 
 def test_a_damaged_index_is_named(copied):
@@ -89,7 +89,7 @@ def test_a_damaged_index_is_named(copied):
     for content in (b"PK", b"no archive"):
         path.write_bytes(content)
         with pytest.raises(InputError, match=r"neighbors\.npz cannot be read .*run_export"):
-            neighbors.read(version_of(copied))
+            neighbors.read_index(version_of(copied))
 
 
 def test_the_draw_is_bounded_and_repeats():

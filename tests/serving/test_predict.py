@@ -24,7 +24,7 @@ from serving import answers, predict
 from serving.answers import NOT_FINITE, OK, Answer
 from serving.images import prepare
 from serving.rows import Rows, digest_of
-from serving.versions import resolve
+from serving.versions import require_version
 
 ROOT = Path(__file__).parents[2]
 COLORS = ("red", "green", "blue", "$x_1$")
@@ -69,8 +69,8 @@ def write_image(path, color):
 
 
 def test_highest_version_is_taken(model):
-    assert resolve(model) == model / "10"
-    assert resolve(model / "2") == model / "2"
+    assert require_version(model) == model / "10"
+    assert require_version(model / "2") == model / "2"
 
 
 def test_a_line_for_each_image(model, tmp_path, capsys):
@@ -263,13 +263,13 @@ def test_folders_and_globs(model, tmp_path, capsys):
         < 1e-5
     )
     assert rows[0]["label_5"] == rows[0]["error"] == ""
-    assert predict.check("text", [str(tmp_path / "**" / "*.png")]) == [
+    assert predict.find_image_files("text", [str(tmp_path / "**" / "*.png")]) == [
         str(tmp_path / name) for name in found[:3]
     ]
     with pytest.raises(InputError, match="matches no files"):
-        predict.check("text", [str(tmp_path / "*.jpg")])
+        predict.find_image_files("text", [str(tmp_path / "*.jpg")])
     with pytest.raises(InputError, match="parquet is not text"):
-        predict.check("parquet", [str(tmp_path)])
+        predict.find_image_files("parquet", [str(tmp_path)])
 
 
 def test_an_image_comes_from_stdin(model, tmp_path, capsys, monkeypatch):
@@ -280,7 +280,7 @@ def test_an_image_comes_from_stdin(model, tmp_path, capsys, monkeypatch):
     (row,) = csv.DictReader(io.StringIO(capsys.readouterr().out))
     assert (row["file"], row["label"]) == ("-", "blue")
     with pytest.raises(InputError, match="named twice"):
-        predict.check("text", ["-", "-"])
+        predict.find_image_files("text", ["-", "-"])
 
 
 def red_or_no_image(encoded):

@@ -10,7 +10,7 @@ from cli.errors import InputError
 from data.preprocessing import Preprocessing
 from serving import card
 from serving.signatures import Classifier
-from training import architectures, dry_run, fixres, model_dir, models, smoke
+from training import architectures, estimates, fixres, model_dir, models, smoke
 from training.rematerialization import training_pass
 
 MODULE = """
@@ -97,10 +97,10 @@ def test_a_dry_run_and_a_smoke_run_of_every_row(name: str) -> None:
     smoke._shrink(model)
     models.builder(model.to_dict())
     if architectures.find(name).parameters:
-        assert dry_run.count_parameters(model.to_dict(), 10) < dry_run.count_parameters(
+        assert estimates.count_parameters(model.to_dict(), 10) < estimates.count_parameters(
             {"name": name}, 10
         )
-        assert dry_run.activations(model.to_dict(), 32, 4, 4, False)
+        assert estimates.activations(model.to_dict(), 32, 4, 4, False)
 
 
 def test_parameters_of_fixed_blocks_are_not_trained() -> None:
@@ -108,11 +108,11 @@ def test_parameters_of_fixed_blocks_are_not_trained() -> None:
     network = models.build(model, 4, mean=(0.0,) * 3, std=(1.0,) * 3, seed=0)
     for count in (0, 1, 5):
         fixres.freeze_blocks(network, count)
-        counted = dry_run.count_parameters(model, 4, frozen_blocks=count)
-        assert counted == dry_run.parameters_of(network) and counted.trained < counted.all
+        counted = estimates.count_parameters(model, 4, frozen_blocks=count)
+        assert counted == estimates.parameters_of(network) and counted.trained < counted.all
         assert str(counted) == f"{counted.all:,} parameters ({counted.trained:,} trained)"
-    shallow, deep = (dry_run.activations(model, 32, 4, 4, False, count) for count in (1, 5))
-    assert shallow and deep and deep < shallow < dry_run.activations(model, 32, 4, 4, False)
+    shallow, deep = (estimates.activations(model, 32, 4, 4, False, count) for count in (1, 5))
+    assert shallow and deep and deep < shallow < estimates.activations(model, 32, 4, 4, False)
 
 
 def test_advice_for_small_images() -> None:
@@ -139,7 +139,7 @@ def test_a_name_that_no_network_of_the_family_has_is_refused_before_building(nam
 @pytest.mark.parametrize("function", ["plain", "bare", "sized"])
 def test_a_function_of_the_user_gets_what_it_takes(function: str) -> None:
     assert build(function, image_size=8).output_shape == (None, 4)
-    assert dry_run.count_parameters({"name": f"own_nets:{function}"}, 4) == (16, 16)
+    assert estimates.count_parameters({"name": f"own_nets:{function}"}, 4) == (16, 16)
     assert card.network({"name": f"own_nets:{function}", "width": (1, 2)}) == f"own_nets:{function}"
 
 

@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from cli.errors import InputError
-from cli.workdir import finish
+from cli.work_dirs import finish
 from data.preprocessing import Preprocessing
 from nets.noise import model_noise
 from noisy_student.model import NoisyStudent

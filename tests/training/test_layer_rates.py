@@ -13,7 +13,7 @@ from data.preprocessing import Preprocessing
 from fixmatch.method import FixMatch
 from meta_pseudo_labels.model import MetaPseudoLabels
 from noisy_student.model import NoisyStudent
-from training import dry_run, fixres, layer_rates, model_dir, optimizers
+from training import estimates, fixres, layer_rates, model_dir, optimizers
 from training.layer_rates import LayerRates
 from training.settings import ADDONS, OPTIMIZER, OPTIMIZERS, needing_weights
 from training.supervised import Supervised
@@ -218,9 +218,9 @@ def test_the_dry_run_counts_what_is_trained():
     model = SPEC.build(seed=1)
     fixres.freeze_blocks(model, 2)
     fixres.freeze_batch_norm(model)
-    counted = dry_run.count_parameters(SPEC.architecture, 3, 32, 2, frozen_batch_norm=True)
-    assert counted == dry_run.parameters_of(model)
-    assert counted.trained < dry_run.count_parameters(SPEC.architecture, 3, 32, 2).trained
+    counted = estimates.count_parameters(SPEC.architecture, 3, 32, 2, frozen_batch_norm=True)
+    assert counted == estimates.parameters_of(model)
+    assert counted.trained < estimates.count_parameters(SPEC.architecture, 3, 32, 2).trained
 
 
 def test_the_settings_that_need_weights():

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from cli import workdir
+from cli import work_dirs
 from cli.errors import InputError
 from data.preprocessing import Preprocessing
 from training import model_dir, models
@@ -105,7 +105,7 @@ def test_weights_of_an_earlier_version_are_read_with_one_line(saved, tmp_path, c
     _, description = copied(saved[1], tmp_path)
     model_dir.load(tmp_path)
     assert not capsys.readouterr().err
-    before = workdir.fingerprint(tmp_path)
+    before = work_dirs.fingerprint(tmp_path)
     described = json.loads(description.read_text())
     assert len(described.pop("weights_sha256")) == 64
     description.write_text(json.dumps(described))
@@ -114,7 +114,7 @@ def test_weights_of_an_earlier_version_are_read_with_one_line(saved, tmp_path, c
         r"note: .*model.weights.h5 cannot be verified: .*\n", capsys.readouterr().err
     )
     # Earlier versions made the fingerprint in this way.
-    assert workdir.fingerprint(tmp_path) == hashlib.sha256(b"{}").hexdigest()[:16] != before
+    assert work_dirs.fingerprint(tmp_path) == hashlib.sha256(b"{}").hexdigest()[:16] != before
 
 
 def test_a_model_that_cannot_be_written_leaves_nothing(saved, tmp_path, monkeypatch):
@@ -135,18 +135,18 @@ def test_a_model_that_cannot_be_written_leaves_nothing(saved, tmp_path, monkeypa
 
 def test_replaced_weights_are_another_teacher(saved, tmp_path):
     weights, _ = copied(saved[1], tmp_path)
-    before, whole = workdir.fingerprint(tmp_path), weights.read_bytes()
+    before, whole = work_dirs.fingerprint(tmp_path), weights.read_bytes()
     weights.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
     with pytest.raises(InputError, match="does not hold the weights"):
-        workdir.fingerprint(tmp_path)
+        work_dirs.fingerprint(tmp_path)
     weights.write_bytes(whole)
-    assert workdir.fingerprint(tmp_path) == before
+    assert work_dirs.fingerprint(tmp_path) == before
     other = SPEC.build(seed=5)
     model_dir.save(tmp_path / "model", other, SPEC)  # the summary stays
-    assert workdir.fingerprint(tmp_path) != before
+    assert work_dirs.fingerprint(tmp_path) != before
     weights.unlink()
     with pytest.raises(InputError, match=r"model\.weights\.h5 is missing"):
-        workdir.fingerprint(tmp_path)
+        work_dirs.fingerprint(tmp_path)
 
 
 @pytest.mark.parametrize("text", ["{", '{"architecture": {"name": "b0"}}', "[]"])

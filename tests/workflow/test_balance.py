@@ -18,6 +18,7 @@ import pytest
 import tensorflow as tf
 from ml_collections import ConfigDict
 
+import workflow.predictions
 from cli.errors import InputError
 from cli.json_files import read_json, write_json
 from data.protos import make_example, make_prediction, read_prediction
@@ -30,7 +31,6 @@ from data.records import (
     write_split,
 )
 from workflow import balance, shard_jobs
-from workflow import predictions as reading
 
 LABEL_NAMES = ("ant", "bee", "cat", "dog")
 PER_CLASS = {0: 30, 1: 12, 2: 5}  # no "dog"
@@ -180,7 +180,7 @@ def test_exact_counts(root: Path) -> None:
 
 
 def test_summary(root: Path) -> None:
-    summary = balance.workdirs.require_finished(root / "balanced", "", "")
+    summary = balance.work_dirs.require_finished(root / "balanced", "", "")
     assert summary["above_threshold"] == [30, 12, 5, 0]
     assert summary["below_threshold"] == [3, 3, 3, 0]
     assert summary["unique"] == [8, 8, 5, 0]
@@ -196,7 +196,7 @@ def test_summary(root: Path) -> None:
 
 
 def test_median_by_default(root: Path) -> None:
-    summary = balance.workdirs.require_finished(
+    summary = balance.work_dirs.require_finished(
         _run(root, "median", _config(images_per_class=None)), "", ""
     )
     assert summary["images_per_class"] == 12
@@ -261,7 +261,7 @@ def test_a_fraction_is_drawn_by_seed(root: Path) -> None:
     assert 0 < len(half) < len(kept)
     quarter = _copies(_run(root, "quarter", _config(balance=False, fraction=0.25)))
     assert set(quarter) < set(half)
-    assert balance.workdirs.require_finished(root / "half", "", "")["drawn"] < len(_confidences())
+    assert balance.work_dirs.require_finished(root / "half", "", "")["drawn"] < len(_confidences())
 
 
 def test_seed_chooses_the_copies(root: Path) -> None:
@@ -529,12 +529,12 @@ class _Killed(BaseException):
 @pytest.mark.parametrize(
     ("module", "function", "calls"),
     [
-        (reading, "_top", 2),  # pass 1, in shard 2
+        (workflow.predictions, "_top", 2),  # pass 1, in shard 2
         (shard_jobs, "write_json", 2),  # pass 1, a shard's files are there but not its note
         (balance, "make_example", 9),  # pass 2, in a shard
         (shard_jobs, "write_json", 6),  # pass 2, before the note of shard 1
         (balance, "write_manifest", 0),
-        (balance.workdirs, "finish", 0),
+        (balance.work_dirs, "finish", 0),
         (balance.shard_jobs, "forget", 0),
     ],
 )

@@ -14,9 +14,8 @@ from cli.json_files import write_json
 from data.protos import make_label
 from data.records import RECORD_OVERHEAD
 from tests.data.recipes import save
-from training import dry_run, gpus
-from workflow import cost, labels, loop, measure, times
-from workflow import dry_run as plans
+from training import estimates, gpus
+from workflow import cost, labels, loop, measure, plans, times
 from workflow.measure import Rates
 
 GIB = 2**30
@@ -45,7 +44,7 @@ def photos(tmp_path):
 
 def planned(config, workdir, folders, strategy="auto"):
     stages = loop.plan(config, workdir, folders, strategy)
-    counts = dry_run.images(config, workdir / "data", folders)
+    counts = estimates.images(config, workdir / "data", folders)
     return stages, counts
 
 
@@ -60,8 +59,8 @@ def test_memory_is_that_of_the_largest_training(photos, tmp_path, monkeypatch):
         and student.values["batch_size"] == 32
         and not found.memory.fits
     )
-    kept = dry_run.activations(student.model, 224, 128, 4, False)
-    parameters = dry_run.count_parameters(student.model, 2)
+    kept = estimates.activations(student.model, 224, 128, 4, False)
+    parameters = estimates.count_parameters(student.model, 2)
     weights = (20 * parameters.trained + 8 * (parameters.all - parameters.trained)) / GIB
     assert found.memory.needed == pytest.approx(cost.BASE + kept + weights) and kept > 24
     assert (
@@ -297,7 +296,7 @@ def test_of_a_large_step_a_part_is_measured(photos, tmp_path):
     )
     stages, counts = planned(config, tmp_path / "w", photos)
     teacher, student, _ = plans.trainings(config, stages, counts)
-    kept = dry_run.activations(student.model, 224, 4, 4, False)
+    kept = estimates.activations(student.model, 224, 4, 4, False)
     part = times.measurable(student)
     assert (
         2 <= part < 32 and part % 2 == 0 and part * kept <= times.MEASURED_GIB < (part + 2) * kept

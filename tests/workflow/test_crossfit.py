@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from cli import commands, recipes
+from cli import commands, recipes, termination
 from cli.app import parse
 from cli.errors import InputError
 from cli.json_files import read_json, write_json
 from data import records
 from tests.networks import NAME
-from workflow import choice, crossfit, dry_run, loop, one_method
+from workflow import choice, crossfit, loop, one_method, plans
 
 MODELS = ("teacher", "student_1")
 FLAGS = [
@@ -126,7 +126,7 @@ def test_a_dry_run_tells_of_it(tmp_path, labeled, validation, said):
     config = recipes.from_flags(*FLAGS)
     counts = {"labeled": labeled, "unlabeled": 50, "validation": validation, "classes": 2}
     counts |= {"median_height": 20, "median_width": 20, "survey": None}
-    text = dry_run.describe(config, tmp_path, {}, loop.plan(config, tmp_path, {}, "auto"), counts)
+    text = plans.describe(config, tmp_path, {}, loop.plan(config, tmp_path, {}, "auto"), counts)
     assert ("0 images are held out for validation" in text) == said
     assert ("the run takes about 3 times as long (--config.crossfit.folds=0 turns" in text) == said
 
@@ -189,7 +189,7 @@ def test_folds_end_to_end_with_a_kill_on_the_way(folders, tmp_path, monkeypatch,
             write_json(directory / "summary.json", rows)
         return 0
 
-    monkeypatch.setattr(loop.termination, "call", call)
+    monkeypatch.setattr(termination, "call", call)
     monkeypatch.setattr(
         "evaluation.evaluate._draw", lambda directory, evaluations: {"summary": "f"}
     )  # half of the test's time

@@ -255,27 +255,27 @@ def test_images_whose_sources_are_gone_have_their_keys(run, capsys):
 def test_the_loop_writes_it_when_the_student_has_answered(run, capsys):
     config = ml_collections.ConfigDict({"pseudo_label": {}})
     w = run / "w"
-    (last,) = labels.answers(config, w, 1)
+    (last,) = labels.answer_stages(config, w, 1)
     assert (last.script, last.directory, last.arguments["teacher"]) == (
         "run_pseudo_label.sh",
         w / "predictions_2",
         w / "student_1",
     )
-    labels.after(w / "predictions_1", w)
-    labels.after(w / "folds/1/predictions_2", w)
+    labels.write_after(w / "predictions_1", w)
+    labels.write_after(w / "folds/1/predictions_2", w)
     assert not (w / "labels_1.csv").exists()
-    labels.after(w / "predictions_2", w)
+    labels.write_after(w / "predictions_2", w)
     assert (
         w / "labels_1.csv"
     ).exists() and "labels_1.csv: 4 labeled and 5 unlabeled images" in capsys.readouterr().out
-    labels.after(w / "predictions_2", w)  # continued: a person may have edited it
+    labels.write_after(w / "predictions_2", w)  # continued: a person may have edited it
     assert capsys.readouterr().out == ""
-    assert labels.answers(config, w, 2) == []  # its students learned from no stored labels
+    assert labels.answer_stages(config, w, 2) == []  # its students learned from no stored labels
     write_json(
         w / "data/config.json",
         {"data": {**SETTINGS, "source": "digits", "labeled": None, "unlabeled": None}},
     )
-    assert labels.answers(config, w, 1) == []  # no files to look at
+    assert labels.answer_stages(config, w, 1) == []  # no files to look at
 
 
 def test_tasks_for_label_studio(run, capsys):

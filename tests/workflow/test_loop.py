@@ -1,16 +1,15 @@
 """The order of the stages, what a failed one does, and the tables."""
 
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from cli import app, recipes, termination
-from cli import workdir as workdirs
+from cli import app, recipes, termination, work_dirs
 from cli.errors import InputError
 from cli.json_files import read_json, write_json
-from workflow import choice, loop, quickstart, run
-from workflow import dry_run as dry_runs
+from workflow import choice, loop, plans, quickstart, run, running
 
 CONFIG = recipes.from_flags("--config=configs/noisy_student/digits.py", "--config.iterations=3")
 
@@ -61,7 +60,7 @@ def test_an_online_student_needs_no_stored_labels():
         "evaluate",
         "export",
     ]
-    assert "of predictions" not in dry_runs.describe(config, Path("w"), {}, plan)
+    assert "of predictions" not in plans.describe(config, Path("w"), {}, plan)
     assert (
         plan[3].arguments["teacher"] == Path("w/student_1")
         and "pseudo_labeled" not in plan[3].arguments
@@ -220,7 +219,7 @@ def _started(monkeypatch, scores):
         write_json(directory / "summary.json", summary)
         return 0
 
-    monkeypatch.setattr(loop.termination, "call", call)
+    monkeypatch.setattr(termination, "call", call)
     return calls
 
 
@@ -332,14 +331,14 @@ def test_more_iterations_choose_again(tmp_path, started, scores):
 
 
 def test_data_without_unlabeled_images_end_before_the_teacher(tmp_path, started, monkeypatch):
-    call = loop.termination.call
+    call = termination.call
 
     def without(command):
         code = call(command)
         (tmp_path / "w" / "data" / "unlabeled").rmdir()
         return code
 
-    monkeypatch.setattr(loop.termination, "call", without)
+    monkeypatch.setattr(termination, "call", without)
     with pytest.raises(
         InputError, match=r"data has no unlabeled images; delete it, and give --unlabeled or set"
     ):
@@ -392,7 +391,7 @@ def test_more_iterations_for_a_finished_run(tmp_path, started, monkeypatch, kill
             with pytest.raises(KeyboardInterrupt):
                 main(config, workdir=str(tmp_path), iterations="+2")
     main(config, workdir=str(tmp_path), iterations="+2")
-    assert workdirs.done_text(tmp_path) is None  # the same words ask for two more
+    assert work_dirs.done_text(tmp_path) is None  # the same words ask for two more
     assert read_json(tmp_path / "config.json")["iterations"] == 3
     assert len(read_json(tmp_path / "summary.json")["students"]) == 3
     assert list(read_json(tmp_path / "evaluation_of_1" / "summary.json")["models"]) == [
@@ -416,7 +415,7 @@ def test_an_unfinished_run_takes_a_corrected_config(tmp_path, started):
     config = changed(iterations=1)
     main(config, workdir=str(tmp_path))
     assert (
-        workdirs.done_text(tmp_path)
+        work_dirs.done_text(tmp_path)
         == f"{loop.table(read_json(tmp_path / 'summary.json'))}\n{tmp_path} is done; delete it, or "
         + "name another --workdir, to run again"
     )
@@ -493,10 +492,10 @@ def test_the_loop_names_unusable_weights_before_the_first_stage(tmp_path, monkey
 
 def test_a_dry_run_has_the_network_of_the_weights():
     config = changed(iterations=1, init="efficientnet-lite1")
-    text = dry_runs.describe(config, Path("w"), {}, loop.plan(config, Path("w"), {}, "auto"))
+    text = plans.describe(config, Path("w"), {}, loop.plan(config, Path("w"), {}, "auto"))
     assert text.count(": lite1, 4,") == text.count("starts from efficientnet-lite1:lite1, ") == 2
     config = changed(iterations=1, init="efficientnet-lite1", student_init="teacher")
-    text = dry_runs.describe(config, Path("w"), {}, loop.plan(config, Path("w"), {}, "auto"))
+    text = plans.describe(config, Path("w"), {}, loop.plan(config, Path("w"), {}, "auto"))
     assert text.count(": lite1, 4,") == 2 and text.count("starts from") == 1
 
 
@@ -522,7 +521,7 @@ def test_a_student_of_unlabeled_images_alone_is_fine_tuned_on_the_labeled_ones()
         and by_name["pretrain_2"].arguments["section"] == "student"
     )
     assert by_name["pseudo_label_2"].arguments["teacher"] == by_name["student_1"].directory
-    text = dry_runs.describe(config, Path("w"), {}, stages)
+    text = plans.describe(config, Path("w"), {}, stages)
     assert (
         text.count("500 steps of 0 + 200 images") == 2
         and text.count("200 steps of 50 + 0 images") == 2
@@ -636,9 +635,12 @@ def test_a_comma_in_the_directory_s_name_is_refused_at_once(tmp_path):
     assert not (tmp_path / "a,b").exists()
 
 
-def test_several_machines_are_for_the_stages(tmp_path):
-    with pytest.raises(InputError, match="--strategy=multi_worker: the loop is for one machine"):
+def test_several_hosts_must_be_named_and_extend_no_run(tmp_path, monkeypatch):
+    monkeypatch.delenv("TF_CONFIG", raising=False)
+    with pytest.raises(InputError, match="--strategy=multi_worker: TF_CONFIG is ''; it must name"):
         main(workdir=str(tmp_path / "w"), strategy="multi_worker")
+    with pytest.raises(InputError, match="--iterations cannot be combined with --strategy=multi"):
+        main(workdir=str(tmp_path / "w"), strategy="multi_worker", iterations="+1")
     assert not (tmp_path / "w").exists()
 
 
@@ -651,7 +653,7 @@ def test_the_trainings_are_told_which_tpu(tmp_path, monkeypatch, capsys):
         write_json(tmp_path / "w" / "data" / "summary.json", {})
         return termination.EXIT_CODE if script(command) == "run_teacher.sh" else 0
 
-    monkeypatch.setattr(loop.termination, "call", call)
+    monkeypatch.setattr(termination, "call", call)
     with pytest.raises(SystemExit) as stop:
         main(workdir=str(tmp_path / "w"), strategy="tpu", tpu="mine")
     assert stop.value.code == 143
@@ -671,7 +673,7 @@ def test_a_mistyped_flag_is_no_option_of_beam(tmp_path):
 
 
 def test_bad_input_of_the_first_stage_leaves_nothing_behind(tmp_path, monkeypatch):
-    monkeypatch.setattr(loop.termination, "call", lambda command: 2)
+    monkeypatch.setattr(termination, "call", lambda command: 2)
     with pytest.raises(SystemExit) as stop:
         main(workdir=str(tmp_path / "w"))
     assert stop.value.code == 2
@@ -686,7 +688,7 @@ def test_a_finished_stage_compares_its_config_itself_and_keeps_its_time(tmp_path
         started.append(script(command))
         return codes[started[-1]]
 
-    monkeypatch.setattr(loop.termination, "call", call)
+    monkeypatch.setattr(termination, "call", call)
     (tmp_path / "w" / "data" / "unlabeled").mkdir(parents=True)
     (tmp_path / "w" / "data" / "summary.json").write_text("{}")
     with pytest.raises(SystemExit) as stop:
@@ -707,8 +709,8 @@ def test_an_interrupted_stage_s_seconds_add_up(tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     clock = [0.0]
-    monkeypatch.setattr(loop.termination, "call", call)
-    monkeypatch.setattr(loop.time, "time", lambda: clock[0])
+    monkeypatch.setattr(termination, "call", call)
+    monkeypatch.setattr(running.time, "time", lambda: clock[0])
     for expected in (100, 200):
         with pytest.raises(KeyboardInterrupt):
             main(workdir=str(tmp_path / "w"))
@@ -769,8 +771,8 @@ def test_the_loop_as_one_call(tmp_path, monkeypatch):
         )
         return 0
 
-    monkeypatch.setattr(loop.termination, "call", call)
-    monkeypatch.setattr(loop.sys, "argv", ["pytest", "--config=another.py"])
+    monkeypatch.setattr(termination, "call", call)
+    monkeypatch.setattr(sys, "argv", ["pytest", "--config=another.py"])
     given = {"labeled": tmp_path / "l", "unlabeled": tmp_path / "u", "workdir": tmp_path / "w"}
     with pytest.raises(RuntimeError, match="ended with exit code 2"):
         run(**given, settings={"iterations": 1, "teacher.epochs": 3.0})
@@ -790,7 +792,7 @@ def test_a_finished_loop_gives_its_summary_again(tmp_path):
     row = {"top1": 0.5, "ece": 0.1}
     summary = {"teacher": row, "students": [row], "seconds": {"teacher": 1.0}}
     config = recipes.from_flags("--config=configs/noisy_student/digits.py")
-    loop.workdirs.start(tmp_path, loop.resolved(config, {}), of_parts=True)
+    loop.work_dirs.start(tmp_path, loop.resolved(config, {}), of_parts=True)
     (tmp_path / "data").mkdir()
-    loop.workdirs.finish(tmp_path, summary)
+    loop.work_dirs.finish(tmp_path, summary)
     assert run(workdir=tmp_path, recipe="configs/noisy_student/digits.py") == summary

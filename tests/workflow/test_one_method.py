@@ -5,15 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from cli import recipes
-from cli import workdir as workdirs
+from cli import recipes, termination, work_dirs
 from cli.errors import InputError
 from cli.json_files import read_json, write_json
 from tests import networks
 from tests.data.recipes import save
-from training import dry_run
-from workflow import dry_run as plans
-from workflow import loop, measure, one_method, run_method
+from training import estimates
+from workflow import measure, one_method, plans, run_method
 from workflow.measure import Rates
 from workflow.times import duration
 
@@ -65,7 +63,7 @@ def _started(monkeypatch):
             (directory / "unlabeled").mkdir(exist_ok=True)
         return 0
 
-    monkeypatch.setattr(loop.termination, "call", call)
+    monkeypatch.setattr(termination, "call", call)
     return calls
 
 
@@ -86,7 +84,7 @@ def test_every_stage_runs_in_order_and_one_table_has_the_numbers(tmp_path, start
     rows = {line.split()[0]: line.split()[1:3] for line in one_method.table(summary).splitlines()}
     assert rows["fixmatch"] == ["90.00", "0.050"]
     assert one_method.table(summary) in capsys.readouterr().out
-    assert workdirs.done_text(tmp_path / "w").startswith(one_method.table(summary))
+    assert work_dirs.done_text(tmp_path / "w").startswith(one_method.table(summary))
 
 
 def test_a_method_with_a_teacher_names_its_student_and_fine_tunes_it(tmp_path, started):
@@ -109,7 +107,7 @@ def test_a_method_with_a_teacher_names_its_student_and_fine_tunes_it(tmp_path, s
 def test_the_better_one_on_validation_images_is_exported(
     tmp_path, monkeypatch, started, student, tuned, served
 ):
-    call = loop.termination.call
+    call = termination.call
 
     def with_validation(command):
         call(command)
@@ -121,7 +119,7 @@ def test_the_better_one_on_validation_images_is_exported(
             write_json(directory / "summary.json", {"models": models})
         return 0
 
-    monkeypatch.setattr(loop.termination, "call", with_validation)
+    monkeypatch.setattr(termination, "call", with_validation)
     main(recipe(MPL, finetune_last=True), tmp_path / "w", strategy="one_device")
     by_name = dict(started)
     assert by_name["validation"]["strategy"] == by_name["evaluation"]["strategy"] == "one_device"
@@ -133,10 +131,10 @@ def test_the_better_one_on_validation_images_is_exported(
 
 
 def test_the_same_command_runs_only_what_is_not_done(tmp_path, monkeypatch, started):
-    call = loop.termination.call
+    call = termination.call
     codes = {"fixmatch": 143}
     monkeypatch.setattr(
-        loop.termination, "call", lambda command: codes.get(_name(command)) or call(command)
+        termination, "call", lambda command: codes.get(_name(command)) or call(command)
     )
     with pytest.raises(SystemExit) as stop:
         main(recipe(), tmp_path / "w")
@@ -279,7 +277,7 @@ def test_a_dry_run_s_step_is_the_method_s_own(tmp_path):
         ),
         None,
     )
-    counts = dry_run.images(uda, tmp_path / "w", folders)
+    counts = estimates.images(uda, tmp_path / "w", folders)
     [training] = plans.trainings(
         uda, one_method.plan(uda, tmp_path / "w", folders, OPTIONS)[:2], counts
     )

@@ -12,9 +12,8 @@ from cli import recipes
 from cli.errors import InputError
 from efficientnet import architectures
 from efficientnet.counts import multiply_adds
-from training import dry_run as reckoning
-from workflow import cost, loop, one_method, planner
-from workflow import dry_run as plans
+from training import estimates
+from workflow import cost, loop, one_method, planner, plans
 from workflow.accelerators import ACCELERATORS
 from workflow.planner import RESERVE, Target
 
@@ -26,7 +25,7 @@ def planned(
 ) -> tuple[list[dict[str, Any]], Any, Any, dict[str, Any]]:
     """Returns the rows of a recipe's plan, the recipe, its trainings, and its images."""
     config = recipes.from_flags(f"--config=configs/noisy_student/{name}", *overrides)
-    counts = reckoning.images(config, Path("nowhere"))
+    counts = estimates.images(config, Path("nowhere"))
     stages = loop.plan(config, Path(), {}, "auto")
     trainings = plans.trainings(config, stages, counts)
     return planner.plan(config, stages, trainings, counts, target), config, trainings, counts

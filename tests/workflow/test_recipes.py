@@ -13,9 +13,8 @@ from cli.json_files import read_json, write_json
 from data import prepare
 from efficientnet import architectures
 from tests.data.recipes import save
-from training import dry_run
-from workflow import balance, loop, pseudo_label, train
-from workflow import dry_run as dry_runs
+from training import estimates
+from workflow import balance, loop, plans, pseudo_label, train
 
 RECIPES = [
     "image_folder.py",
@@ -54,7 +53,7 @@ def test_a_dry_run_tells_the_plan(name, tmp_path):
         "--config.expected.classes=7",
     ]
     config = recipe(name, *(expected if name.startswith("image_folder.py") else ()))
-    text = dry_runs.describe(config, tmp_path, {}, loop.plan(config, tmp_path, {}, "auto"))
+    text = plans.describe(config, tmp_path, {}, loop.plan(config, tmp_path, {}, "auto"))
     assert text.count("learning rate:") == len(trainings(config))
     assert not list(tmp_path.iterdir())
 
@@ -62,15 +61,15 @@ def test_a_dry_run_tells_the_plan(name, tmp_path):
 def test_a_dry_run_says_what_is_missing(tmp_path):
     config = recipe("imagenet.py:b0")
     (tmp_path / "pool.tar").touch()
-    assert dry_run.missing(config, {}, tmp_path / "data") == [
+    assert estimates.missing(config, {}, tmp_path / "data") == [
         "--labeled is not given",
         "--unlabeled is not given",
     ]
     folders = {"labeled": str(tmp_path / "imagenet"), "unlabeled": f"tar:{tmp_path}/*.tar"}
-    assert dry_run.missing(config, folders, tmp_path / "data") == [
+    assert estimates.missing(config, folders, tmp_path / "data") == [
         f"--labeled: there is no {tmp_path / 'imagenet'}"
     ]
-    assert dry_run.missing(recipe("digits.py"), {}, tmp_path / "data") == []
+    assert estimates.missing(recipe("digits.py"), {}, tmp_path / "data") == []
 
 
 def test_the_paper_s_numbers_of_l2(tmp_path):
@@ -81,7 +80,7 @@ def test_the_paper_s_numbers_of_l2(tmp_path):
     config = recipe("imagenet.py:l2")
     sections = [stage.arguments.get("section", "teacher") for stage in trainings(config)]
     assert sections == ["selector", "teacher", "student_1", "student_2", "student", "finetune"]
-    text = dry_runs.describe(config, tmp_path, {}, loop.plan(config, tmp_path, {}, "auto"))
+    text = plans.describe(config, tmp_path, {}, loop.plan(config, tmp_path, {}, "auto"))
     assert (
         text.count("parameters (480,309,308 trained), 475 px") == 3
         and text.count("parameters (478,430,546 trained), 800 px") == 1
@@ -96,7 +95,7 @@ def test_the_paper_s_numbers_of_l2(tmp_path):
         == 2
     )
     config = recipe("imagenet.py:l2", "--config.student_1.rematerialize=True")
-    assert " 11,472.0 GiB for activations" in dry_runs.describe(
+    assert " 11,472.0 GiB for activations" in plans.describe(
         config, tmp_path, {}, loop.plan(config, tmp_path, {}, "auto")
     )
     teacher = text[text.index("teacher: b7") :]
@@ -192,7 +191,7 @@ def test_the_size_of_a_person_s_images_is_told_once_the_data_are_there(tmp_path)
         "--config.expected.unlabeled=500",
         "--config.expected.classes=3",
     )
-    text = dry_runs.describe(config, tmp_path, {}, loop.plan(config, tmp_path, {}, "auto"))
+    text = plans.describe(config, tmp_path, {}, loop.plan(config, tmp_path, {}, "auto"))
     assert "as many pixels as the data will suggest" in text and "px" not in text
     splits = {"labeled": {"images": 90}, "unlabeled": {"images": 500}}
     summary = {
@@ -202,9 +201,7 @@ def test_the_size_of_a_person_s_images_is_told_once_the_data_are_there(tmp_path)
         "median_width": 150.0,
     }
     write_json(tmp_path / "data" / "summary.json", summary)
-    assert "96 px" in dry_runs.describe(
-        config, tmp_path, {}, loop.plan(config, tmp_path, {}, "auto")
-    )
+    assert "96 px" in plans.describe(config, tmp_path, {}, loop.plan(config, tmp_path, {}, "auto"))
 
 
 def test_a_dry_run_on_folders_counts_their_images_and_writes_nothing(tmp_path):
@@ -216,7 +213,7 @@ def test_a_dry_run_on_folders_counts_their_images_and_writes_nothing(tmp_path):
         "unlabeled": str(tmp_path / "photos" / "all"),
     }
     config, workdir = recipe("image_folder.py:b0"), tmp_path / "run"
-    text = dry_runs.describe(config, workdir, folders, loop.plan(config, workdir, folders, "auto"))
+    text = plans.describe(config, workdir, folders, loop.plan(config, workdir, folders, "auto"))
     assert text.startswith(
         "16 labeled and 6 unlabeled images, 2 classes\nheld out: 4 test images\n"
     )
@@ -231,17 +228,17 @@ def test_a_dry_run_on_folders_counts_their_images_and_writes_nothing(tmp_path):
         for key, count in (("labeled", 1000), ("unlabeled", 5000), ("classes", 7))
     ]
     config = recipe("image_folder.py:b0", *expected)
-    assert dry_runs.describe(
+    assert plans.describe(
         config, workdir, folders, loop.plan(config, workdir, folders, "auto")
     ).startswith("16 labeled")
     away = {**folders, "unlabeled": str(tmp_path / "away")}
-    text = dry_runs.describe(config, workdir, away, loop.plan(config, workdir, away, "auto"))
+    text = plans.describe(config, workdir, away, loop.plan(config, workdir, away, "auto"))
     assert (
         text.startswith("1,000 labeled and 5,000")
         and f"missing: --unlabeled: there is no {tmp_path / 'away'}" in text
     )
     with pytest.raises(InputError, match=f"--unlabeled: there is no folder {tmp_path / 'away'}"):
-        dry_runs.describe(recipe("image_folder.py:b0"), workdir, away, [])
+        plans.describe(recipe("image_folder.py:b0"), workdir, away, [])
 
 
 def test_a_small_student_is_the_last_one_of_a_large_teacher():
@@ -277,7 +274,7 @@ def test_a_recipe_that_is_not_there(name):
 def test_bytes_of_stored_predictions(tmp_path, overrides, expected):
     """300 million of 2,085 B, or of 131 B (docs/scaling.md)."""
     config = recipe("imagenet.py:b0", *overrides)
-    assert f"and as many of predictions ({expected} GiB an iteration)" in dry_runs.describe(
+    assert f"and as many of predictions ({expected} GiB an iteration)" in plans.describe(
         config, tmp_path, {}, loop.plan(config, tmp_path, {}, "auto")
     )
 
@@ -287,7 +284,7 @@ def test_b0_selects_130_million_images_once_and_every_later_teacher_labels_those
     config = recipe("imagenet.py:l2")
     loop.check_loop(config)
     plan = loop.plan(config, tmp_path, {}, "auto")
-    text = dry_runs.describe(config, tmp_path, {}, plan)
+    text = plans.describe(config, tmp_path, {}, plan)
     assert "selector: b0, 5,330,564 parameters" in text
     assert (
         "selection: once, by selector among 300,000,000 unlabeled images; 3 of 4 labelings label"
@@ -295,7 +292,7 @@ def test_b0_selects_130_million_images_once_and_every_later_teacher_labels_those
     )
     assert "predictions (582.5 GiB for the selection, then 252.4 GiB)" in text
     write_json(tmp_path / "pseudo_labeled_0" / "summary.json", {"num_unique": 81_000_000})
-    assert "3 of 4 labelings label only the 81,000,000 selected images" in dry_runs.describe(
+    assert "3 of 4 labelings label only the 81,000,000 selected images" in plans.describe(
         config, tmp_path, {}, plan
     )
     assert "selector" not in recipe("imagenet.py:b0")  # its teacher is the B0

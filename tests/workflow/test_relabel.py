@@ -29,8 +29,7 @@ from evaluation import history
 from training.copies import Copies
 from training.method import IMAGES
 from training.model_dir import ModelSpec
-from workflow import balance, label_shards, pseudo_label, relabel, shard_jobs, train
-from workflow import methods as table
+from workflow import balance, label_shards, methods, pseudo_label, relabel, shard_jobs, train
 from workflow.join import first_copies
 
 SEED, SIDE, BAND = 3, 8, (0.4, 0.9)
@@ -352,7 +351,7 @@ def test_the_images_of_a_selection_train_other_methods_too(walk):
     Its 130 million images are those of Noisy Student.
     """
     root, _ = walk
-    method = table.find("uda")
+    method = methods.find("uda")
     assert method.unlabeled({}) == IMAGES
     section = {"unlabeled_ratio": 1}
     opened = train.open_inputs(
@@ -363,7 +362,9 @@ def test_the_images_of_a_selection_train_other_methods_too(walk):
     with pytest.raises(
         InputError, match="--selection has no effect on teacher, which trains by supervised"
     ):
-        train._require_inputs(table.find("supervised"), values, "teacher", {"selection": "d"}, None)
+        train._require_inputs(
+            methods.find("supervised"), values, "teacher", {"selection": "d"}, None
+        )
     train._require_inputs(method, ConfigDict({"method": "uda"}), "train", {"selection": "d"}, None)
 
 

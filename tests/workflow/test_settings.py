@@ -12,8 +12,8 @@ import pytest
 from ml_collections import ConfigDict
 
 from cli import app, commands
-from cli import settings as mechanism
 from cli.errors import InputError
+from cli.settings import describe
 from workflow import settings, settings_page
 from workflow.methods import METHODS, settings_of
 
@@ -143,26 +143,26 @@ def test_meanings_are_sentences():
 
 def test_choices_are_what_the_modules_know():
     from data import preprocessing, randaugment
-    from data import settings as data
+    from data.settings import PREPROCESSING, RANDAUGMENT_MODES, RANDAUGMENT_TABLES
     from meta_pseudo_labels import feedback
-    from meta_pseudo_labels import settings as pair
+    from meta_pseudo_labels.settings import ESTIMATORS, PSEUDO_LABELS
 
-    assert set(data.RANDAUGMENT_TABLES) == set(randaugment.TABLES)
-    assert set(data.RANDAUGMENT_MODES) == set(randaugment._MODE_OPS)
+    assert set(RANDAUGMENT_TABLES) == set(randaugment.TABLES)
+    assert set(RANDAUGMENT_MODES) == set(randaugment._MODE_OPS)
     fields = {field.name for field in dataclasses.fields(preprocessing.Preprocessing)}
-    assert set(data.PREPROCESSING) == fields
-    assert set(pair.ESTIMATORS) == set(feedback.ESTIMATORS)
-    assert set(pair.PSEUDO_LABELS) == set(feedback.PSEUDO_LABELS)
+    assert set(PREPROCESSING) == fields
+    assert set(ESTIMATORS) == set(feedback.ESTIMATORS)
+    assert set(PSEUDO_LABELS) == set(feedback.PSEUDO_LABELS)
 
 
 def test_help_about_sections():
     declared = settings.of_recipe({})
-    text = mechanism.describe(declared, "train.uda")
+    text = describe(declared, "train.uda")
     assert (
         text.startswith("Unsupervised Data Augmentation") and "--config.train.uda.weight=8" in text
     )
     for key in ("train.unlabeled_weight", "train.feedback", "student.temperature", "train.online"):
-        assert mechanism.describe(declared, key).startswith(f"--config.{key}=")
+        assert describe(declared, key).startswith(f"--config.{key}=")
 
 
 FILTERED = "meta_pseudo_labels/imagenet_10pct.py"

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from cli import recipes
 from cli.errors import InputError
 from cli.files import file_digest
-from cli.workdir import finish
+from cli.work_dirs import finish
 from data import pipeline, prepare, protos, records
 from meta_pseudo_labels.method import META_PSEUDO_LABELS
 from noisy_student.method import NOISY_STUDENT

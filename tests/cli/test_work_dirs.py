@@ -7,39 +7,39 @@ from pathlib import Path
 
 import pytest
 
-from cli import app, files, json_files, workdir
+from cli import app, files, json_files, work_dirs
 from cli.errors import InputError
 
 
 def test_start_finish_and_again(tmp_path):
     directory = tmp_path / "w"
-    assert workdir.start(directory, {"seed": 1}) is None
-    assert workdir.start(directory, {"seed": 1}) is None  # interrupted: goes on
-    workdir.finish(directory, {"top1": 0.5})
-    assert workdir.start(directory, {"seed": 1}) == {"top1": 0.5}
+    assert work_dirs.start(directory, {"seed": 1}) is None
+    assert work_dirs.start(directory, {"seed": 1}) is None  # interrupted: goes on
+    work_dirs.finish(directory, {"top1": 0.5})
+    assert work_dirs.start(directory, {"seed": 1}) == {"top1": 0.5}
 
 
 def test_another_config_is_named(tmp_path):
-    workdir.start(tmp_path / "w", {"model": {"width": 1.0}, "seed": 1})
+    work_dirs.start(tmp_path / "w", {"model": {"width": 1.0}, "seed": 1})
     (tmp_path / "w" / "checkpoints").mkdir()
     with pytest.raises(InputError, match=r"model.width: 1.0 -> 2.0"):
-        workdir.start(tmp_path / "w", {"model": {"width": 2.0}, "seed": 1})
+        work_dirs.start(tmp_path / "w", {"model": {"width": 2.0}, "seed": 1})
 
 
 def test_a_start_that_made_nothing_gives_way_to_the_corrected_one(tmp_path):
-    workdir.start(tmp_path / "w", {"model": "b99"})
-    assert workdir.start(tmp_path / "w", {"model": "b0"}) is None
+    work_dirs.start(tmp_path / "w", {"model": "b99"})
+    assert work_dirs.start(tmp_path / "w", {"model": "b0"}) is None
     assert json_files.read_json(tmp_path / "w" / "config.json") == {"model": "b0"}
 
 
 def test_another_input_in_the_same_place_is_noticed(tmp_path):
     teacher = tmp_path / "teacher"
-    workdir.finish(teacher, {"steps": 1})
-    workdir.start(tmp_path / "w", {}, {"teacher": teacher})
+    work_dirs.finish(teacher, {"steps": 1})
+    work_dirs.start(tmp_path / "w", {}, {"teacher": teacher})
     (tmp_path / "w" / "metrics.jsonl").write_text("")
-    workdir.finish(teacher, {"steps": 2})
+    work_dirs.finish(teacher, {"steps": 2})
     with pytest.raises(InputError, match=r"inputs.teacher"):
-        workdir.start(tmp_path / "w", {}, {"teacher": teacher})
+        work_dirs.start(tmp_path / "w", {}, {"teacher": teacher})
 
 
 def test_a_directory_belongs_to_one_process_until_it_is_finished_or_ends(tmp_path):
@@ -48,8 +48,8 @@ def test_a_directory_belongs_to_one_process_until_it_is_finished_or_ends(tmp_pat
     This could be the same command given twice, or a stage that outlived its killed loop.
     """
     program = (
-        f"from cli import workdir; workdir.start({str(tmp_path / 'w')!r}, {{}}); print('at work',"
-        " flush=True); input()"
+        f"from cli import work_dirs; work_dirs.start({str(tmp_path / 'w')!r}, {{}});"
+        " print('at work', flush=True); input()"
     )
     with subprocess.Popen(
         [sys.executable, "-c", program],
@@ -60,11 +60,11 @@ def test_a_directory_belongs_to_one_process_until_it_is_finished_or_ends(tmp_pat
     ) as other:
         assert other.stdout.readline() == "at work\n"
         with pytest.raises(InputError, match="another process is at work in"):
-            workdir.start(tmp_path / "w", {})
-        assert workdir.start(tmp_path / "w", {}, shared=True) is None  # one of several workers
+            work_dirs.start(tmp_path / "w", {})
+        assert work_dirs.start(tmp_path / "w", {}, shared=True) is None  # one of several workers
         other.kill()
-    assert workdir.start(tmp_path / "w", {}) is None
-    workdir.finish(tmp_path / "w", {"top1": 0.5})
+    assert work_dirs.start(tmp_path / "w", {}) is None
+    work_dirs.finish(tmp_path / "w", {"top1": 0.5})
     assert subprocess.run(
         [sys.executable, "-c", program],
         cwd=app.ROOT,
@@ -79,13 +79,13 @@ def test_an_address_is_no_directory(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("gs://bucket/run", Path("gs://bucket/run").resolve()):
         with pytest.raises(InputError, match="is an address; mount it"):
-            workdir.start(name, {})
+            work_dirs.start(name, {})
     assert not list(tmp_path.iterdir())
 
 
 def test_a_name_that_tensorflow_cannot_open(tmp_path):
     with pytest.raises(InputError, match="is not UTF-8, which TensorFlow needs"):
-        workdir.start(tmp_path / "caf\udce9", {})
+        work_dirs.start(tmp_path / "caf\udce9", {})
     assert not list(tmp_path.iterdir())
 
 
@@ -94,14 +94,14 @@ def test_unfinished_and_missing_directories(tmp_path):
     with pytest.raises(
         InputError, match=r"not finished \(no summary.json\); finish it with run_teacher.sh"
     ):
-        workdir.require_finished(tmp_path / "half", "teacher", "run_teacher.sh")
+        work_dirs.require_finished(tmp_path / "half", "teacher", "run_teacher.sh")
     with pytest.raises(InputError, match="does not exist"):
-        workdir.require_finished(tmp_path / "none", "teacher", "run_teacher.sh")
+        work_dirs.require_finished(tmp_path / "none", "teacher", "run_teacher.sh")
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="is a file"):
-        workdir.start(tmp_path / "file", {})
+        work_dirs.start(tmp_path / "file", {})
     with pytest.raises(InputError, match=r"cannot be written \(NotADirectoryError"):
-        workdir.start(tmp_path / "file" / "w", {})
+        work_dirs.start(tmp_path / "file" / "w", {})
 
 
 def test_an_atomic_file_is_whole_or_absent(tmp_path):

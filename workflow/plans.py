@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from cli.json_files import read_json
 from data import records
-from training import dry_run, gpus, resolve
+from training import estimates, gpus, resolve
 from training.method import Network, set_model
 from weights import pretrained
 from workflow import choice, crossfit, train
@@ -64,7 +64,7 @@ def trainings(config: ConfigDict, stages: Iterable[Stage], counts: dict[str, Any
     Args:
       config: the recipe.
       stages: stages of the run.
-      counts: what `dry_run.images` returns.
+      counts: what `estimates.images` returns.
 
     Raises:
       InputError: a training cannot be planned.
@@ -89,7 +89,7 @@ def trainings(config: ConfigDict, stages: Iterable[Stage], counts: dict[str, Any
         if init:
             set_model(networks, values, model)
         length = resolve.length(given, counts["labeled"], values["batch_size"])
-        size = dry_run.image_size(config, section, counts)
+        size = estimates.image_size(config, section, counts)
         teacher = planned[-1].model if "teacher" in stage.arguments else None
         warning = method.check(values) or ""
         planned.append(
@@ -102,15 +102,15 @@ def trainings(config: ConfigDict, stages: Iterable[Stage], counts: dict[str, Any
 
 def _of_training(training: Planned, counts: dict[str, Any]) -> list[str]:
     """Returns lines about a training."""
-    lines = dry_run.trainings(
+    lines = estimates.trainings(
         training.stage.name, training.networks, training.values, counts, training.size
     )
     lines += [f"  {training.length}"] if training.length else []
     lines += [f"  starts from {training.weights}"] if training.weights else []
     lines += [f"  warning: {training.warning}"] if training.warning else []
     if training.teacher:
-        teacher = dry_run.count_parameters(training.teacher, counts["classes"]).all
-        size = f"{4 * teacher / dry_run.GIB:.1f} GiB of weights on each replica"
+        teacher = estimates.count_parameters(training.teacher, counts["classes"]).all
+        size = f"{4 * teacher / estimates.GIB:.1f} GiB of weights on each replica"
         lines.append(
             f"  online teacher: {size}, and its pass over the unlabeled images in every step"
         )
@@ -125,7 +125,7 @@ def images_labeled(config: ConfigDict, stage: Stage, counts: Mapping[str, Any]) 
     Args:
       config: the recipe.
       stage: a stage that labels or balances.
-      counts: what `dry_run.images` returns.
+      counts: what `estimates.images` returns.
     """
     unlabeled: int = counts["unlabeled"]
     if "selection" not in stage.arguments:
@@ -233,13 +233,13 @@ def describe(
       workdir: work directory of the run.
       folders: source directories by flag name.
       stages: stages that `loop.plan` or `one_method.plan` returns.
-      counts: what `dry_run.images` returns, if it has been called.
+      counts: what `estimates.images` returns, if it has been called.
 
     Raises:
-      InputError: see `dry_run.images`.
+      InputError: see `estimates.images`.
     """
     data, stages = workdir / "data", list(stages)
-    counts = counts or dry_run.images(config, data, folders)
+    counts = counts or estimates.images(config, data, folders)
     lines = [*_of_images(counts), *advice(config, counts), "", "stages:"]
     for stage in stages:
         done = "done" if (stage.directory / "summary.json").exists() else "to do"
@@ -260,7 +260,7 @@ def describe(
             if stage.script == "run_pseudo_label.sh"
         ]
         first, *later = (
-            f"{images * width / dry_run.GIB:,.1f} GiB"
+            f"{images * width / estimates.GIB:,.1f} GiB"
             for images in sorted(set(labeled), reverse=True)
         )
         predictions = (
@@ -281,7 +281,7 @@ def missing(
     config: ConfigDict, workdir: Path, folders: dict[str, str], stages: Iterable[Stage]
 ) -> list[str]:
     """Returns what the run needs and does not find: images, and the devices of --strategy."""
-    absent = dry_run.missing(config, folders, workdir / "data")
+    absent = estimates.missing(config, folders, workdir / "data")
     if any(stage.arguments.get("strategy") == "mirrored" for stage in stages) and not gpus.count():
         absent.append("--strategy=mirrored: TensorFlow sees no GPU")
     return absent
