@@ -571,7 +571,7 @@ STAGES = (
             "--model=serving_dir photos/dog.jpg",
             "--model=serving_dir --format=csv --output=answers.csv photos",
         ),
-        words="FILE|DIR|GLOB|CSV…",
+        words="FILE|DIR|GLOB|CSV|-…",
     ),
     Command(
         "quickstart",

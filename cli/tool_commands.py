@@ -429,7 +429,7 @@ TOOLS = (
             ),
         ),
         group="tool",
-        words="FILE|DIR|GLOB|CSV…",
+        words="FILE|DIR|GLOB|CSV|-…",
     ),
     Command(
         "logged_images",

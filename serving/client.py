@@ -22,7 +22,6 @@ import http.client
 import json
 import random
 import socket
-import sys
 import time
 import urllib.error
 import urllib.parse
@@ -379,7 +378,7 @@ def main(
     from cli.errors import InputError
     from serving import predict
 
-    names = predict.find_image_files(format, arguments, output, stdin=True)
+    names = predict.find_image_files(format, arguments, output)
     options: dict[str, Any] = {
         "version": version,
         "label": label,
@@ -407,7 +406,7 @@ def _answers(client: Client, names: Sequence[str]) -> Iterator[Answer]:
 
     for first in range(0, len(names), client.batch_size):  # no more in memory than one request
         batch = names[first : first + client.batch_size]
-        rows = client.predict([_stdin() if name == "-" else predict.read(name) for name in batch])
+        rows = client.predict([predict.read(name) for name in batch])
         for name, row in zip(batch, rows):
             top = (
                 [
@@ -418,11 +417,3 @@ def _answers(client: Client, names: Sequence[str]) -> Iterator[Answer]:
                 else []
             )
             yield checked(name, row["status"], top)
-
-
-def _stdin() -> bytes:
-    from serving import predict
-
-    encoded = sys.stdin.buffer.read()
-    predict.note_orientation("-", encoded)
-    return predict.readable("-", encoded)

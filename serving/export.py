@@ -72,8 +72,8 @@ def main(
 ) -> None:
     """Exports the training directory (or `model/`) `model` into `workdir`; see the module.
 
-    Where the model is exported already, a new `evaluation` or `license` goes into its card, and
-    `onnx` and `neighbors` add their files.
+    Where a version has the model already, a new `evaluation` or `license` goes into its card, and
+    `onnx` and `neighbors` add their files. So no export of a model becomes another canary.
 
     Raises:
       InputError: the flags are unusable, the model is missing or unfinished, or `workdir` belongs
@@ -112,24 +112,25 @@ def main(
 
     serving_dir, folder = Path(workdir), Path(workdir) / name
     _remove_unfinished(folder)
-    version = _find_version(folder, origin)
+    version, newest = _find_version(folder, origin)
     summary = serving_dir / "summary.json"
-    if version is not None and onnx:
-        assets.add_onnx(folder / str(version), model)
-    if version is not None and neighbors:
-        assets.add_neighbors(folder / str(version), model, neighbors)
-    if version is not None and assets.tell(folder / str(version), spec, run, told):
-        print(f"the card of {folder / str(version)} is written anew")
-    if (
-        version is not None
-        and summary.exists()
-        and read_json(summary, dict).get("export") == str(folder / str(version))
-    ):
-        if not all((serving_dir / file).exists() for file in settings.FILES):
-            settings.write(serving_dir, name)  # somebody has deleted one
-        say_done(workdir, f"{workdir} is done: the model is in {folder / str(version)}")
-        return
-    if version is None:
+    if version is not None:
+        path = folder / str(version)
+        if onnx:
+            assets.add_onnx(path, model)
+        if neighbors:
+            assets.add_neighbors(path, model, neighbors)
+        if assets.tell(path, spec, run, told):
+            print(f"the card of {path} is written anew")
+        if version < newest or (
+            summary.exists() and read_json(summary, dict).get("export") == str(path)
+        ):
+            if not all((serving_dir / file).exists() for file in settings.FILES):
+                settings.write(serving_dir, name)  # somebody has deleted one
+            newer = f"; the newest version is {newest}" if version < newest else ""
+            say_done(workdir, f"{workdir} is done: the model is in {path}{newer}")
+            return
+    else:
         version = 1 + max(
             (int(path.name) for path in folder.glob("*") if path.name.isdecimal()), default=0
         )
@@ -297,16 +298,18 @@ def _quiet() -> Iterator[None]:
         tf.get_logger().setLevel(level)
 
 
-def _find_version(folder: Path, origin: dict[str, Any]) -> int | None:
-    """Returns the newest version if it is an export of `origin` already, else None.
+def _find_version(folder: Path, origin: dict[str, Any]) -> tuple[int | None, int]:
+    """Returns the latest version that is an export of `origin`, or None; and the newest of all.
 
-    It is one if an earlier run was done, or was killed between the rename and `summary.json`.
+    The newest is 0 where there is none. The two are equal if an earlier run was done, or was killed
+    between the rename and `summary.json`.
     """
-    newest = max(versions(folder), default=None) if folder.is_dir() else None
-    if newest is None:
-        return None
-    path = folder / str(newest) / EXPORT
-    return newest if path.exists() and origin.items() <= read_json(path, dict).items() else None
+    numbers = versions(folder) if folder.is_dir() else []
+    for number in reversed(numbers):
+        path = folder / str(number) / EXPORT
+        if path.exists() and origin.items() <= read_json(path, dict).items():
+            return number, numbers[-1]
+    return None, max(numbers, default=0)
 
 
 def describe(path: str | Path) -> dict[str, Any]:

@@ -1,11 +1,12 @@
 """Asks an exported model about image files.
 
     ./run_predict.sh --model=EXPORT_DIR [--format=text|table|jsonl|csv|parquet] [--output=FILE] \
-        FILE|DIR|GLOB|CSV…
+        FILE|DIR|GLOB|CSV|-…
 
 prints a line for each image: file, most probable class, its probability, and the three most
 probable classes. A folder stands for the images below it, a glob in quotes for the files that
-match, and a list for the files that it names (`data.image_list`). `--format=jsonl` gives an object
+match, a list for the files that it names (`data.image_list`), and `-` for one image on stdin.
+`--format=jsonl` gives an object
 a line: `file`, `label`, `probability`, `top`: [[label, probability], …], or `file` and `error`.
 `--format=csv` has the columns of `serving.answers.COLUMNS`. EXPORT_DIR is a SavedModel, or a folder
 with numbered versions; the highest number is taken. A file that is not an image gets a line that
@@ -86,10 +87,8 @@ def main(
         )
 
 
-def find_image_files(
-    format: str, arguments: Sequence[str], output: str | None = None, stdin: bool = False
-) -> list[str]:
-    """Returns the image files that `arguments` name.
+def find_image_files(format: str, arguments: Sequence[str], output: str | None = None) -> list[str]:
+    """Returns the image files that `arguments` name; `-` stands for one image on stdin.
 
     Raises:
       InputError: an unknown format, or missing files. It is raised before TensorFlow is loaded,
@@ -99,7 +98,7 @@ def find_image_files(
         raise InputError(f"--format is {format!r}; it can be {', '.join(FORMATS)}")
     if format == PARQUET and output is None:
         raise InputError("--format=parquet is not text; add --output=FILE")
-    return expand(arguments, stdin)
+    return expand(arguments, stdin=True)
 
 
 def width(files: Sequence[str]) -> int:
@@ -275,13 +274,15 @@ def _ahead(
 
 
 def read(name: str) -> bytes:
-    """Returns the content of a file, and notes on stderr where its EXIF orientation is ignored.
+    """Returns the content of a file, or of stdin for `-`.
+
+    Notes on stderr where its EXIF orientation is ignored.
 
     Raises:
       InputError: it cannot be read.
     """
     try:
-        encoded = read_file(name)
+        encoded = sys.stdin.buffer.read() if name == "-" else read_file(name)
     except OSError as error:
         raise InputError(f"{escaped(name)} cannot be read ({error.strerror})") from error
     note_orientation(name, encoded)

@@ -272,6 +272,17 @@ def test_folders_and_globs(model, tmp_path, capsys):
         predict.find_image_files("parquet", [str(tmp_path)])
 
 
+def test_an_image_comes_from_stdin(model, tmp_path, capsys, monkeypatch):
+    write_image(tmp_path / "blue.png", "blue")
+    content = (tmp_path / "blue.png").read_bytes()
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content)))
+    predict.main(str(model), "csv", ["-"])
+    (row,) = csv.DictReader(io.StringIO(capsys.readouterr().out))
+    assert (row["file"], row["label"]) == ("-", "blue")
+    with pytest.raises(InputError, match="named twice"):
+        predict.find_image_files("text", ["-", "-"])
+
+
 def red_or_no_image(encoded):
     """Stands in for a model: PNG files are red."""
     good = np.array([image[:4] == b"\x89PNG" for image in encoded])
