@@ -44,7 +44,7 @@ MOST = 10_000
 """Reference images, at most: of more, every second, third, ... is taken."""
 LEVEL = 0.01
 """Of MMD's test."""
-COLUMNS = ("file", "label", "confidence", "ask", "checked")
+COLUMNS = ("file", "label", "confidence", "teacher", "ask", "checked")
 
 
 class Answers(NamedTuple):
@@ -223,7 +223,9 @@ def _write_next(path: Path, served: Answers, names: list[str], ask: int) -> int:
     writer.writerow(COLUMNS)
     for place, kind in asks.items():
         one = seen[place]
-        writer.writerow([one.key, names[one.label], f"{one.first:.6f}", kind, ""])
+        # `teacher` lets a reader tell the model's answer from a person's label (data.corrections).
+        label = names[one.label]
+        writer.writerow([one.key, label, f"{one.first:.6f}", label, kind, ""])
     with atomic_path(path) as temporary:
         temporary.write_text(content.getvalue(), encoding="utf-8")
     return len(asks)

@@ -12,6 +12,7 @@ import pytest
 import tensorflow as tf
 
 from cli.errors import InputError
+from data import corrections
 from serving import metrics
 from serving.loading import Signature
 from serving.request_log import RequestLog
@@ -108,6 +109,19 @@ def test_what_to_label_next(model, reference, tmp_path):
     assert 0.5 <= max(confidence[2:]) <= min(confidence[:2])
     assert not any(row["checked"] for row in rows)
     assert all((tmp_path / "out" / "images" / row["file"]).is_file() for row in rows)
+
+
+def test_answers_of_the_model_do_not_count_as_labels(model, reference, tmp_path):
+    log(tmp_path / "requests", pictures(30, 0, 3))
+    drift.main(str(tmp_path / "requests"), reference, str(model), str(tmp_path / "out"), ask=2)
+    path = tmp_path / "out" / "labels_next.csv"
+    with pytest.raises(InputError, match="no corrected row among 4"):
+        corrections._counting(str(path))
+    head, first, second, *rest = path.read_text(encoding="utf-8").splitlines()
+    old = first.split(",")[1]
+    changed = first.replace(f",{old},", f",{next(n for n in NAMES if n != old)},", 1)
+    path.write_text("\n".join([head, changed, f"{second}yes", *rest]), encoding="utf-8")
+    assert len(corrections._counting(str(path))) == 2
 
 
 def test_what_cannot_be_compared(model, reference, tmp_path):
