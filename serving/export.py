@@ -122,13 +122,10 @@ def main(
             assets.add_neighbors(path, model, neighbors)
         if assets.tell(path, spec, run, told):
             print(f"the card of {path} is written anew")
-        if version < newest or (
-            summary.exists() and read_json(summary, dict).get("export") == str(path)
-        ):
+        if summary.exists() and read_json(summary, dict).get("export") == str(path):
             if not all((serving_dir / file).exists() for file in settings.FILES):
                 settings.write(serving_dir, name)  # somebody has deleted one
-            newer = f"; the newest version is {newest}" if version < newest else ""
-            say_done(workdir, f"{workdir} is done: the model is in {path}{newer}")
+            say_done(workdir, _done(workdir, path, newest))
             return
     else:
         version = 1 + max(
@@ -160,12 +157,20 @@ def main(
             "signatures": describe(path),
             "deviation": deviation,
         },
-        f"{workdir} is done: the model is in {path}",
+        _done(workdir, path, newest),
     )
+    if version < newest:
+        print(_done(workdir, path, newest))
+        return
     print(
         f"exported {model} to {path}; its probabilities differ from the trained model's by at most"
         f" {deviation:.2g}"
     )
+
+
+def _done(workdir: str, version: Path, newest: int) -> str:
+    newer = f"; the newest version is {newest}" if int(version.name) < newest else ""
+    return f"{workdir} is done: the model is in {version}{newer}"
 
 
 def _remove_unfinished(folder: Path) -> None:
