@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -92,6 +93,8 @@ def check_command(command: str) -> None:
 def test_the_scripts_take_the_commands(page: Path) -> None:
     wrong = []
     for command in commands_of(text_of(page)):
+        if "DaskRunner" in command and sys.version_info < (3, 10):
+            continue  # it is refused there (`shard_jobs.dask_works`)
         try:
             check_command(command)
         except InputError as error:
