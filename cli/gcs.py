@@ -133,13 +133,13 @@ def _session() -> requests.Session:
 
 def _authorized() -> requests.Session:
     try:
-        import google.auth
+        from google.auth import default
         from google.auth.transport.requests import AuthorizedSession
     except ImportError as error:
         raise InputError(
             "gs:// needs the package google-auth; docs/installation.md says how to add it"
         ) from error
-    return AuthorizedSession(google.auth.default(scopes=[SCOPE])[0], max_refresh_attempts=1)
+    return AuthorizedSession(default(scopes=[SCOPE])[0], max_refresh_attempts=1)
 
 
 def _asked(method: str, path: str, **more: Any) -> requests.Response:
