@@ -1,4 +1,4 @@
-"""What is peculiar to Google Cloud Storage; `test_buckets.py` has what all stores share."""
+"""Tests what is peculiar to Google Cloud Storage; `test_buckets.py` has what all stores share."""
 
 from __future__ import annotations
 
