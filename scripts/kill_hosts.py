@@ -19,8 +19,7 @@ import time
 from pathlib import Path
 
 from cli import start
-from cli.errors import InputError
-from scripts.kill_at_random import environments
+from scripts.kill_at_random import environments, finish
 
 STAGES = (
     *("data", "teacher", "predictions_1", "pseudo_labeled_1", "student_1"),
@@ -53,13 +52,6 @@ def start_hosts(workdir: Path) -> list[subprocess.Popen[bytes]]:
                 )
             )
     return processes
-
-
-def finish(processes: list[subprocess.Popen[bytes]]) -> None:
-    """Waits for the end of both. Raises InputError where one of them fails."""
-    codes = [process.wait() for process in processes]
-    if any(codes):
-        raise InputError(f"the hosts ended with {codes}; their output in --workdir says why")
 
 
 def kill_in(stage: Path, processes: list[subprocess.Popen[bytes]], index: int) -> str:

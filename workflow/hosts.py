@@ -41,6 +41,8 @@ class Chief:
         self._mark, self._several = workdir / FAILED, several
         if several:
             self._mark.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # nothing else was left there
+                workdir.rmdir()
 
     @contextlib.contextmanager
     def reporting(self) -> Iterator[None]:
@@ -48,8 +50,7 @@ class Chief:
         try:
             yield
         except BaseException as error:
-            # Bad input removes a new work directory; the others notice that.
-            if self._several and self._mark.parent.exists():
+            if self._several:
                 write_json(self._mark, {"code": _code(error)})
             raise
 

@@ -157,8 +157,8 @@ def _run(
     created = not directory.exists()
     if not (directory / "summary.json").exists():
         require_weights(config, trainings(config, directory, folders, strategy))
-        if not team.follows:
-            cost.announce(config, directory, folders, plan(config, directory, folders, strategy))
+        # On all hosts: where it refuses, the first one leaves nothing that the others could see.
+        cost.announce(config, directory, folders, plan(config, directory, folders, strategy))
     if isinstance(team, hosts.Follower):
         team.begin(json.loads(to_json(resolved(config, folders))))
     done = work_dirs.start(

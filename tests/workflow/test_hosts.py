@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +45,7 @@ def _calls(monkeypatch):
         if directory.name in TRAININGS:
             trained.wait()
         if directory.name in codes:
+            time.sleep(0.5)  # the other host has started, too
             return codes[directory.name]
         if directory.name == "data":
             (directory / "unlabeled").mkdir(parents=True, exist_ok=True)
@@ -118,11 +120,22 @@ def test_a_training_that_fails_on_the_other_host_ends_it_with_its_code(tmp_path,
     assert started.count((1, "student_1")) == 1
 
 
-def test_bad_images_end_both_and_leave_nothing(tmp_path, calls):
+def test_bad_images_end_both_and_leave_the_mark_alone(tmp_path, calls):
     _, codes = calls
     codes["data"] = 2
     assert [error.code for error in run(tmp_path / "w")] == [2, 2]
-    assert not (tmp_path / "w").exists()
+    assert [path.name for path in (tmp_path / "w").iterdir()] == [hosts.FAILED]
+    codes.clear()
+    assert run(tmp_path / "w") == [None, None]
+
+
+def test_a_run_that_cannot_fit_ends_both_before_anything_is_there(tmp_path, calls, monkeypatch):
+    def refuse(*_):
+        raise InputError("it cannot fit")
+
+    monkeypatch.setattr(cost, "announce", refuse)
+    assert [str(error) for error in run(tmp_path / "w")] == ["it cannot fit"] * 2
+    assert [path.name for path in (tmp_path / "w").iterdir()] == [hosts.FAILED]
 
 
 def test_hosts_with_other_flags_are_told(tmp_path, calls, monkeypatch):
